@@ -1,0 +1,80 @@
+//! The text of a batch: how a segment opens, goes on and closes, and how it is taken apart again.
+//!
+//! Every event has a line of its own, which JSON allows and which makes a segment easy to mend, to
+//! count and to divide without parsing:
+//!
+//! ```text
+//! {"batch_id":"0192…","sdk":"tallymark-rust/0.1.0","events":[
+//! {"event_id":"0192…","event_type":"page_view",…},
+//! {"event_id":"0192…","event_type":"button_click",…}
+//! ],"lost":{"queue_full":2}}
+//! ```
+
+use crate::id::BatchId;
+use crate::json::{Object, number};
+use crate::loss::{Losses, Reason};
+
+const BEFORE_ID: &str = "{\"batch_id\":\"";
+const ID: usize = 36;
+
+/// More bytes than a closing ever has.
+pub(crate) const CLOSING_BYTES: usize = 256;
+
+/// The first line of a new batch.
+pub(crate) fn opening(batch: BatchId, sdk: &str) -> String {
+    let mut text = String::new();
+    let mut object = Object::begin(&mut text);
+    object.string("batch_id", batch.encode(&mut [0; 36]));
+    object.string("sdk", sdk);
+    object.raw("events", "[");
+    text
+}
+
+/// The text that adds an event.
+pub(crate) fn event(json: &str, first: bool) -> String {
+    let mut text = String::with_capacity(json.len() + 2);
+    text.push_str(if first { "\n" } else { ",\n" });
+    text.push_str(json);
+    text
+}
+
+/// The last line.
+pub(crate) fn closing(lost: &Losses) -> String {
+    let mut text = String::from("\n]");
+    let mut comma = false;
+    for reason in Reason::ALL {
+        let events = lost.of(reason);
+        if events > 0 {
+            text.push_str(if comma { ",\"" } else { ",\"lost\":{\"" });
+            comma = true;
+            text.push_str(reason.as_str());
+            text.push_str("\":");
+            number(&mut text, events);
+        }
+    }
+    text.push_str(if comma { "}}" } else { "}" });
+    text
+}
+
+/// The events of a body, in order.
+pub(crate) fn events(body: &str) -> impl Iterator<Item = &str> {
+    body.split('\n').skip(1).filter(|line| line.starts_with('{')).map(|line| line.strip_suffix(',').unwrap_or(line))
+}
+
+/// A complete body with the events of `parent` that `keep` names, as the batch `child`.
+pub(crate) fn part(parent: &str, child: BatchId, keep: impl Fn(u32) -> bool, closing: &str) -> (String, u32) {
+    let opening = parent.split('\n').next().unwrap_or_default();
+    let mut body = String::with_capacity(parent.len());
+    body.push_str(BEFORE_ID);
+    body.push_str(child.encode(&mut [0; 36]));
+    body.push_str(opening.get(BEFORE_ID.len() + ID..).unwrap_or_default());
+    let mut kept = 0;
+    for (index, json) in events(parent).enumerate() {
+        if keep(index as u32) {
+            body.push_str(&event(json, kept == 0));
+            kept += 1;
+        }
+    }
+    body.push_str(closing);
+    (body, kept)
+}

@@ -1,0 +1,23 @@
+//! Typed events, batched and delivered exactly once to a Tallymark collector.
+#![warn(missing_docs)]
+
+pub mod body;
+mod event;
+mod id;
+mod json;
+pub mod limits;
+mod loss;
+pub mod outbox;
+mod retry;
+mod spool;
+#[cfg(feature = "json")]
+pub mod wire;
+
+pub use event::{ButtonClick, Custom, Encoded, Event, InvalidEvent, PageView, Properties};
+pub use id::{BatchId, EventId, Random};
+pub use loss::{Losses, Reason};
+pub use outbox::{Outbox, Stats};
+pub use retry::Backoff;
+pub use spool::{MemorySpool, Segment, Spool};
+#[cfg(feature = "json")]
+pub use wire::{Batch, Receipt, Rejected};

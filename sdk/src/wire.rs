@@ -1,0 +1,166 @@
+//! The wire types that are read with serde: batches and events as the collector gets them, and the
+//! receipts it answers with.
+
+use crate::event::{Common, InvalidEvent, Problem};
+use crate::id::{BatchId, EventId};
+use crate::{ButtonClick, Custom, Event, PageView, Properties};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// A batch as it arrives. Its events are read one by one with [`Event::decode`], so that a bad one does
+/// not harm its neighbours.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+pub struct Batch {
+    /// Names the batch: a UUID.
+    pub batch_id: BatchId,
+    /// When it was sent, by the client's clock, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub sent_at: Option<u64>,
+    /// Names the client, such as `tallymark-js/0.1.0`.
+    #[serde(default)]
+    pub sdk: Option<String>,
+    /// Events the client has lost since it last said so, by reason.
+    #[serde(default)]
+    pub lost: BTreeMap<String, u64>,
+    /// The events.
+    pub events: Vec<Value>,
+}
+
+/// The collector's word on a batch. A repetition of the batch gets the same receipt, marked as a
+/// duplicate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// The batch it is about.
+    pub batch_id: BatchId,
+    /// When the batch was first received, in milliseconds since the Unix epoch.
+    pub received_at: u64,
+    /// Whether the batch had been received before.
+    pub duplicate: bool,
+    /// How many events were taken.
+    pub accepted: u32,
+    /// The events refused for good.
+    pub rejected: Vec<Rejected>,
+    /// Indexes of the events to send again, with their ids, in a new batch.
+    pub retry: Vec<u32>,
+}
+
+/// An event that was refused for good.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    /// Its place in the batch, from 0.
+    pub index: u32,
+    /// Its id, if that could be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub event_id: Option<EventId>,
+    /// A stable code, such as `name_too_long`.
+    pub code: String,
+    /// The same for people.
+    pub message: String,
+}
+
+impl Event {
+    /// Reads an event and checks it against the limits. Unknown members are ignored.
+    ///
+    /// ```
+    /// # use tallymark::Event;
+    /// let json = serde_json::json!({"event_type": "button_click", "button_id": "buy"});
+    /// assert_eq!(Event::decode(json)?, Event::button_click("buy"));
+    ///
+    /// let json = serde_json::json!({"event_type": "button_click", "button_id": 7});
+    /// assert_eq!(Event::decode(json).unwrap_err().to_string(), "`button_id` must be a string");
+    /// # Ok::<(), tallymark::InvalidEvent>(())
+    /// ```
+    pub fn decode(json: Value) -> Result<Self, InvalidEvent> {
+        let mut members = Members::new(json)?;
+        let event_type = members.required("event_type")?;
+        members.event(&event_type)
+    }
+
+    /// Reads an event whose type is known from elsewhere, such as the route it was posted to.
+    pub fn decode_as(event_type: &str, json: Value) -> Result<Self, InvalidEvent> {
+        Members::new(json)?.event(event_type)
+    }
+}
+
+struct Members(Map<String, Value>);
+
+impl Members {
+    fn new(json: Value) -> Result<Self, InvalidEvent> {
+        match json {
+            Value::Object(members) => Ok(Self(members)),
+            _ => Err(InvalidEvent::new("invalid_event", "event", Problem::NotAnObject)),
+        }
+    }
+
+    fn event(mut self, event_type: &str) -> Result<Event, InvalidEvent> {
+        let event_id = match self.string("event_id")? {
+            Some(id) => {
+                let uuid = EventId::parse(&id);
+                Some(uuid.ok_or(InvalidEvent::new("invalid_event", "event_id", Problem::NotA("a UUID")))?)
+            }
+            None => None,
+        };
+        let common = Common {
+            event_id,
+            occurred_at: self.number("occurred_at")?,
+            session_id: self.string("session_id")?,
+            anonymous_id: self.string("anonymous_id")?,
+            user_id: self.string("user_id")?,
+            useragent: self.string("useragent")?,
+            ipaddress: self.string("ipaddress")?,
+            properties: match self.take("properties") {
+                Some(Value::Object(properties)) => Some(Properties::new(&properties)?),
+                Some(_) => {
+                    return Err(InvalidEvent::new("invalid_properties", "properties", Problem::NotAnObject));
+                }
+                None => None,
+            },
+            // Out of range is for `validate` to say.
+            weight: self.number("weight")?.map(|weight| u32::try_from(weight).unwrap_or(u32::MAX)),
+        };
+        let event = match event_type {
+            "page_view" => Event::PageView(PageView {
+                url: self.required("url")?,
+                referral_url: self.string("referral_url")?,
+                title: self.string("title")?,
+                common,
+            }),
+            "button_click" => Event::ButtonClick(ButtonClick { button_id: self.required("button_id")?, common }),
+            "custom" => Event::Custom(Custom { name: self.required("name")?, common }),
+            _ => {
+                return Err(InvalidEvent::new("unknown_event_type", "event_type", Problem::Unknown));
+            }
+        };
+        event.validate()?;
+        Ok(event)
+    }
+
+    /// An absent member and a null one are the same.
+    fn take(&mut self, name: &str) -> Option<Value> {
+        self.0.remove(name).filter(|value| !value.is_null())
+    }
+
+    fn required(&mut self, name: &'static str) -> Result<String, InvalidEvent> {
+        // An absent one becomes empty, which `validate` reports with the code of the field.
+        Ok(self.string(name)?.unwrap_or_default())
+    }
+
+    fn string(&mut self, name: &'static str) -> Result<Option<String>, InvalidEvent> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(InvalidEvent::new("invalid_event", name, Problem::NotA("a string"))),
+        }
+    }
+
+    fn number(&mut self, name: &'static str) -> Result<Option<u64>, InvalidEvent> {
+        match self.take(name) {
+            None => Ok(None),
+            Some(value) => match value.as_u64() {
+                Some(number) => Ok(Some(number)),
+                None => Err(InvalidEvent::new("invalid_event", name, Problem::NotA("a whole number, not negative"))),
+            },
+        }
+    }
+}
