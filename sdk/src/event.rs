@@ -306,23 +306,20 @@ impl Event {
         }
     }
 
-    /// Sets or clears what a server knows better than the client: the time by its own clock, the user
-    /// agent and address it saw. For collectors.
-    pub fn observed(&mut self, occurred_at: u64, useragent: Option<&str>, ipaddress: Option<&str>) {
+    /// Fixes what a collector knows better than the client: the id of an event that came without one,
+    /// the time by the collector's clock, and whether an address may stay.
+    pub fn observed(&mut self, event_id: EventId, occurred_at: u64, keep_ipaddress: bool) {
         let common = self.common_mut();
+        common.event_id = Some(event_id);
         common.occurred_at = Some(occurred_at);
-        common.useragent = useragent.map(Into::into);
-        common.ipaddress = ipaddress.map(Into::into);
+        if !keep_ipaddress {
+            common.ipaddress = None;
+        }
     }
 
     /// The user agent that came with the event.
     pub fn useragent(&self) -> Option<&str> {
         self.common().useragent.as_deref()
-    }
-
-    /// The IP address that came with the event.
-    pub fn ipaddress(&self) -> Option<&str> {
-        self.common().ipaddress.as_deref()
     }
 
     /// Checks every field against its limit, but not the size of the whole.

@@ -90,7 +90,7 @@ impl BatchId {
     /// recognises what it has already counted. The child keeps the parent's time.
     pub(crate) fn child(self, number: u8) -> Self {
         let (high, low) = self.0.as_u64_pair();
-        let low = mix(low ^ mix(high ^ u64::from(number) + 1));
+        let low = mix(low ^ mix(high ^ (u64::from(number) + 1)));
         let mut bits = [0; 10];
         bits[..8].copy_from_slice(&low.to_le_bytes());
         bits[8..].copy_from_slice(&mix(low).to_le_bytes()[..2]);

@@ -1,0 +1,457 @@
+//! The embedded store: one SQLite database for markers, receipts, counters, and lines on their way to
+//! the directory lake.
+//!
+//! One thread writes. It takes all batches that are waiting, up to a limit, into one transaction, and
+//! answers them once that is on disk. A second thread moves lines from the database into lake files (see
+//! [`crate::lake`]). Reads have a connection of their own.
+
+use crate::Error;
+use crate::batch::Prepared;
+use crate::counts::{DAY, Hours, Query};
+use crate::lake;
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tallymark::{BatchId, Receipt};
+use tokio::sync::{mpsc, oneshot};
+
+/// How long a batch's marker is kept: longer than any client keeps a batch.
+const MARKER_LIFETIME: u64 = 30 * DAY;
+/// Batches that may wait for the writer. Beyond that the answer is 503.
+const WAITING: usize = 1024;
+/// Batches in one transaction.
+const GROUP: usize = 256;
+/// Lines that are held before they are moved to the lake ahead of time.
+const ROLL_BYTES: usize = 64 * 1024 * 1024;
+const SCHEMA_VERSION: i32 = 1;
+
+const SCHEMA: &str = "
+    CREATE TABLE batches (
+        username TEXT NOT NULL, batch_id BLOB NOT NULL, received_at INTEGER NOT NULL, receipt TEXT NOT NULL,
+        PRIMARY KEY (username, batch_id)
+    ) WITHOUT ROWID;
+    CREATE INDEX batches_by_age ON batches (received_at);
+    CREATE TABLE totals (
+        username TEXT NOT NULL, event_type TEXT NOT NULL, key TEXT NOT NULL, count INTEGER NOT NULL,
+        PRIMARY KEY (username, event_type, key)
+    ) WITHOUT ROWID;
+    CREATE TABLE hours (
+        username TEXT NOT NULL, event_type TEXT NOT NULL, key TEXT NOT NULL, hour INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        PRIMARY KEY (username, event_type, key, hour)
+    ) WITHOUT ROWID;
+    -- Lines on their way to the lake. Numbers are never used again, and name the files.
+    CREATE TABLE held (
+        seq INTEGER PRIMARY KEY AUTOINCREMENT,
+        username TEXT NOT NULL, event_type TEXT NOT NULL, hour INTEGER NOT NULL, lines TEXT NOT NULL
+    );
+    CREATE INDEX held_by_partition ON held (username, event_type, hour);
+    -- A move to the lake that has begun and must be carried through: all lines up to this number.
+    CREATE TABLE roll (upto INTEGER NOT NULL);
+    -- Names this database in the lake's files, so that another one can never replace them.
+    CREATE TABLE store (name TEXT NOT NULL);
+    INSERT INTO store VALUES (lower(hex(randomblob(4))));
+";
+
+/// The embedded store. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Embedded {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    jobs: mpsc::Sender<Job>,
+    reader: Mutex<Connection>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    signals: std::sync::mpsc::Sender<Signal>,
+    // Held until the last thread is done, so that no second collector writes here.
+    _lock: File,
+}
+
+/// Which part of a batch the embedded store is to keep.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keep {
+    /// Everything, in one transaction.
+    LinesAndCounts,
+    /// Only the lines: others count.
+    Lines,
+    /// Only the counts: the lines are elsewhere already.
+    Counts,
+}
+
+pub(crate) enum Job {
+    Commit { batch: Prepared, keep: Keep, reply: oneshot::Sender<Result<Receipt, Error>> },
+    BeginRoll(oneshot::Sender<Option<i64>>),
+    EndRoll { upto: i64, reply: oneshot::Sender<bool> },
+    Stop,
+}
+
+/// What the roller is told before its interval is over.
+enum Signal {
+    Roll,
+    Stop,
+}
+
+impl Embedded {
+    /// Opens the store in `folder`, which is made if there is none, and finishes what a crash has
+    /// interrupted. Lines wait at most `roll` before they are in the lake's files.
+    pub fn open(folder: &Path, roll: Duration) -> Result<Self, Error> {
+        let cannot = |what: &str| format!("cannot {what} {}", folder.display());
+        std::fs::create_dir_all(folder)
+            .map_err(|error| Error::config(cannot("make the data directory")).because(error))?;
+        let lock = File::create(folder.join("lock"))
+            .map_err(|error| Error::config(cannot("write in the data directory")).because(error))?;
+        lock.try_lock().map_err(|error| {
+            Error::config(format!("another collector is using the data directory {}", folder.display())).because(error)
+        })?;
+
+        let path = folder.join("tallymark.db");
+        let open = || -> rusqlite::Result<(Connection, Connection, Connection, String)> {
+            let writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+            prepare(&writer)?;
+            let name = writer.query_row("SELECT name FROM store", [], |row| row.get(0))?;
+            let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
+            Ok((writer, connect(&path, read_only)?, connect(&path, read_only)?, name))
+        };
+        let (writer, reader, roller, name) = open()
+            .map_err(|error| Error::config(format!("cannot open the database {}", path.display())).because(error))?;
+
+        let (jobs, waiting) = mpsc::channel(WAITING);
+        let (signals, told) = std::sync::mpsc::channel();
+        let raw = folder.join("raw");
+        let threads = vec![
+            spawn("tallymark-writer", {
+                let signals = signals.clone();
+                move || write(writer, waiting, &signals)
+            })?,
+            spawn("tallymark-roller", {
+                let jobs = jobs.clone();
+                move || roll_on(&jobs, &roller, &raw, &name, roll, &told)
+            })?,
+        ];
+        let threads = Mutex::new(threads);
+        Ok(Self { shared: Arc::new(Shared { jobs, reader: Mutex::new(reader), threads, signals, _lock: lock }) })
+    }
+
+    /// Commits what is to be kept of the batch. When this returns, it is on disk. A batch that is known
+    /// changes nothing and gets its first receipt again.
+    pub async fn commit(&self, batch: Prepared, keep: Keep) -> Result<Receipt, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.jobs.try_send(Job::Commit { batch, keep, reply }).map_err(|_| busy())?;
+        answer.await.map_err(|_| busy())?
+    }
+
+    /// The receipt of a batch that was committed before.
+    pub async fn known(&self, username: String, batch_id: BatchId) -> Result<Option<Receipt>, Error> {
+        self.read(move |db| find(db, &username, batch_id)).await
+    }
+
+    /// How often a counter was counted.
+    pub async fn count(&self, query: Query, hours: Option<Hours>) -> Result<u64, Error> {
+        let Query { username, event_type, key } = query;
+        self.read(move |db| match hours {
+            None => db
+                .prepare_cached("SELECT count FROM totals WHERE username = ? AND event_type = ? AND key = ?")?
+                .query_row(params![username, event_type, key], |row| row.get(0))
+                .optional()
+                .map(Option::unwrap_or_default),
+            Some(hours) => db
+                .prepare_cached(
+                    "SELECT coalesce(sum(count), 0) FROM hours
+                     WHERE username = ? AND event_type = ? AND key = ? AND hour >= ? AND hour < ?",
+                )?
+                .query_row(params![username, event_type, key, hours.start, hours.end], |row| row.get(0)),
+        })
+        .await
+    }
+
+    /// The counts of each hour that has any.
+    pub async fn series(&self, query: Query, hours: Hours) -> Result<Vec<(u64, u64)>, Error> {
+        let Query { username, event_type, key } = query;
+        self.read(move |db| {
+            db.prepare_cached(
+                "SELECT hour, count FROM hours
+                 WHERE username = ? AND event_type = ? AND key = ? AND hour >= ? AND hour < ? ORDER BY hour",
+            )?
+            .query_map(params![username, event_type, key, hours.start, hours.end], |row| {
+                Ok((row.get(0)?, row.get(1)?))
+            })?
+            .collect()
+        })
+        .await
+    }
+
+    /// The keys counted most.
+    pub async fn top(&self, query: Query, limit: u32) -> Result<Vec<(String, u64)>, Error> {
+        let Query { username, event_type, .. } = query;
+        self.read(move |db| {
+            db.prepare_cached(
+                "SELECT key, count FROM totals
+                 WHERE username = ? AND event_type = ? AND key <> '' ORDER BY count DESC, key LIMIT ?",
+            )?
+            .query_map(params![username, event_type, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect()
+        })
+        .await
+    }
+
+    /// Moves every line to the lake's files and ends both threads. What comes later is refused as busy.
+    pub async fn close(&self) -> Result<(), Error> {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || {
+            let mut threads = shared.threads.lock().unwrap_or_else(PoisonError::into_inner);
+            // The roller first: it still needs the writer.
+            let _ = shared.signals.send(Signal::Stop);
+            let roller = threads.pop();
+            roller.map(JoinHandle::join);
+            let _ = shared.jobs.blocking_send(Job::Stop);
+            threads.drain(..).for_each(|writer| drop(writer.join()));
+        })
+        .await
+        .map_err(|error| Error::config("the store did not close cleanly").because(error))
+    }
+
+    async fn read<T, F>(&self, query: F) -> Result<T, Error>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let shared = Arc::clone(&self.shared);
+        tokio::task::spawn_blocking(move || query(&shared.reader.lock().unwrap_or_else(PoisonError::into_inner)))
+            .await
+            .map_err(|error| Error::config("a query was cut off").because(error))?
+            .map_err(unavailable)
+    }
+}
+
+fn busy() -> Error {
+    Error::unavailable("The store is busy", Duration::from_secs(1))
+}
+
+fn unavailable(error: rusqlite::Error) -> Error {
+    Error::unavailable("The store cannot be used", Duration::from_secs(5)).because(error)
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(work)
+        .map_err(|error| Error::config("cannot start a thread").because(error))
+}
+
+fn connect(path: &PathBuf, flags: OpenFlags) -> rusqlite::Result<Connection> {
+    let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    db.busy_timeout(Duration::from_secs(5))?;
+    db.set_prepared_statement_cache_capacity(32);
+    Ok(db)
+}
+
+fn prepare(db: &Connection) -> rusqlite::Result<()> {
+    // FULL: a transaction is on disk before it is answered, through power loss too.
+    db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;")?;
+    match db.query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0))? {
+        0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")),
+        SCHEMA_VERSION => Ok(()),
+        other => Err(rusqlite::Error::ToSqlConversionFailure(
+            format!(
+                "it has version {other}, and this collector knows {SCHEMA_VERSION}: use the collector that wrote it"
+            )
+            .into(),
+        )),
+    }
+}
+
+/// The writer: one transaction for all that is waiting, and an answer for each once it is on disk.
+fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sync::mpsc::Sender<Signal>) {
+    let mut pruned_at = 0;
+    let mut held_bytes = 0;
+    let mut stopped = false;
+    while !stopped && let Some(first) = waiting.blocking_recv() {
+        let mut group = Vec::new();
+        let mut next = Some(first);
+        while let Some(job) = next.take() {
+            match job {
+                Job::Commit { batch, keep, reply } => {
+                    held_bytes += batch.events.iter().map(|event| event.line.len()).sum::<usize>();
+                    group.push((batch, keep, reply));
+                    if group.len() < GROUP {
+                        next = waiting.try_recv().ok();
+                    }
+                }
+                Job::Stop => stopped = true,
+                Job::BeginRoll(reply) => {
+                    held_bytes = 0;
+                    let _ = reply.send(begin_roll(&mut db).unwrap_or_else(|error| {
+                        tracing::error!(%error, "cannot begin to move lines to the lake");
+                        None
+                    }));
+                }
+                Job::EndRoll { upto, reply } => {
+                    let done = end_roll(&mut db, upto);
+                    if let Err(error) = &done {
+                        tracing::error!(%error, "cannot finish moving lines to the lake; it will be done again");
+                    }
+                    let _ = reply.send(done.is_ok());
+                }
+            }
+        }
+        commit_group(&mut db, group);
+        if held_bytes > ROLL_BYTES {
+            held_bytes = 0;
+            let _ = signals.send(Signal::Roll);
+        }
+        let now = crate::now();
+        if now - pruned_at > DAY / 24 {
+            pruned_at = now;
+            let old = now.saturating_sub(MARKER_LIFETIME);
+            if let Err(error) = db.execute("DELETE FROM batches WHERE received_at < ?", [old]) {
+                tracing::warn!(%error, "cannot forget old batches");
+            }
+        }
+    }
+}
+
+type Waiting = (Prepared, Keep, oneshot::Sender<Result<Receipt, Error>>);
+
+fn commit_group(db: &mut Connection, group: Vec<Waiting>) {
+    if group.is_empty() {
+        return;
+    }
+    let mut commit = || -> rusqlite::Result<Vec<Receipt>> {
+        let transaction = db.transaction()?;
+        let receipts =
+            group.iter().map(|(batch, keep, _)| insert(&transaction, batch, *keep)).collect::<rusqlite::Result<_>>()?;
+        transaction.commit()?;
+        Ok(receipts)
+    };
+    match commit() {
+        Ok(receipts) => {
+            for ((_, _, reply), receipt) in group.into_iter().zip(receipts) {
+                let _ = reply.send(Ok(receipt));
+            }
+        }
+        Err(error) => {
+            tracing::error!(%error, batches = group.len(), "cannot commit");
+            let why = error.to_string();
+            for (_, _, reply) in group {
+                let _ =
+                    reply
+                        .send(Err(Error::unavailable("The store cannot be written", Duration::from_secs(5))
+                            .because(why.clone())));
+            }
+        }
+    }
+}
+
+fn insert(db: &Transaction<'_>, batch: &Prepared, keep: Keep) -> rusqlite::Result<Receipt> {
+    let receipt = batch.receipt();
+    let json =
+        serde_json::to_string(&receipt).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    let id = batch.batch_id.uuid();
+    let fresh = db
+        .prepare_cached("INSERT OR IGNORE INTO batches (username, batch_id, received_at, receipt) VALUES (?, ?, ?, ?)")?
+        .execute(params![batch.username, id.as_bytes(), batch.received_at, json])?;
+    if fresh == 0 {
+        return find(db, &batch.username, batch.batch_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows);
+    }
+    if keep != Keep::Counts {
+        hold(db, batch)?;
+    }
+    if keep != Keep::Lines {
+        count(db, batch)?;
+    }
+    Ok(receipt)
+}
+
+fn hold(db: &Transaction<'_>, batch: &Prepared) -> rusqlite::Result<()> {
+    let hour = batch.received_at / crate::counts::HOUR;
+    for event_type in ["page_view", "button_click", "custom"] {
+        let mut lines = String::new();
+        for event in batch.stored().filter(|event| event.event_type == event_type) {
+            lines.push_str(&event.line);
+            lines.push('\n');
+        }
+        if !lines.is_empty() {
+            db.prepare_cached("INSERT INTO held (username, event_type, hour, lines) VALUES (?, ?, ?, ?)")?
+                .execute(params![batch.username, event_type, hour, lines])?;
+        }
+    }
+    Ok(())
+}
+
+fn count(db: &Transaction<'_>, batch: &Prepared) -> rusqlite::Result<()> {
+    let mut totals = db.prepare_cached(
+        "INSERT INTO totals (username, event_type, key, count) VALUES (?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET count = count + excluded.count",
+    )?;
+    let mut hours = db.prepare_cached(
+        "INSERT INTO hours (username, event_type, key, hour, count) VALUES (?, ?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET count = count + excluded.count",
+    )?;
+    for (counter, n) in batch.tally() {
+        totals.execute(params![batch.username, counter.event_type, counter.key, n])?;
+        hours.execute(params![batch.username, counter.event_type, counter.key, counter.hour, n])?;
+    }
+    Ok(())
+}
+
+fn find(db: &Connection, username: &str, batch_id: BatchId) -> rusqlite::Result<Option<Receipt>> {
+    let json: Option<String> = db
+        .prepare_cached("SELECT receipt FROM batches WHERE username = ? AND batch_id = ?")?
+        .query_row(params![username, batch_id.uuid().as_bytes()], |row| row.get(0))
+        .optional()?;
+    let Some(json) = json else { return Ok(None) };
+    let receipt: Receipt = serde_json::from_str(&json)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into()))?;
+    Ok(Some(Receipt { duplicate: true, ..receipt }))
+}
+
+/// Decides which lines to move. One move that was begun and not ended is taken up again, the same.
+fn begin_roll(db: &mut Connection) -> rusqlite::Result<Option<i64>> {
+    let transaction = db.transaction()?;
+    let begun: Option<i64> = transaction.query_row("SELECT max(upto) FROM roll", [], |row| row.get(0))?;
+    if begun.is_some() {
+        return Ok(begun);
+    }
+    let upto: Option<i64> = transaction.query_row("SELECT max(seq) FROM held", [], |row| row.get(0))?;
+    if let Some(upto) = upto {
+        transaction.execute("INSERT INTO roll VALUES (?)", [upto])?;
+        transaction.commit()?;
+    }
+    Ok(upto)
+}
+
+fn end_roll(db: &mut Connection, upto: i64) -> rusqlite::Result<()> {
+    let transaction = db.transaction()?;
+    transaction.execute("DELETE FROM held WHERE seq <= ?", [upto])?;
+    transaction.execute("DELETE FROM roll", [])?;
+    transaction.commit()
+}
+
+/// The roller: once at the start, then at intervals, and once more at the end.
+fn roll_on(
+    jobs: &mpsc::Sender<Job>,
+    db: &Connection,
+    raw: &Path,
+    store: &str,
+    every: Duration,
+    signals: &std::sync::mpsc::Receiver<Signal>,
+) {
+    loop {
+        // What is behind after a crash, or has come while the last move was made, is moved at once.
+        if let Err(error) = lake::roll(jobs, db, raw, store) {
+            tracing::error!(cause = %crate::error::chain(&error), "cannot move lines to the lake; they are kept");
+        }
+        match signals.recv_timeout(every) {
+            Ok(Signal::Roll) | Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
+            _ => break,
+        }
+    }
+    if let Err(error) = lake::roll(jobs, db, raw, store) {
+        tracing::error!(cause = %crate::error::chain(&error), "cannot move the last lines to the lake; they are kept");
+    }
+}

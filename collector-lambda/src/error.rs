@@ -1,0 +1,78 @@
+//! What can go wrong in the collector itself, as opposed to in a request (see [`crate::problem`]).
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::time::Duration;
+
+/// A failure of the collector.
+#[derive(Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Kind {
+    /// A sink cannot be used now.
+    Unavailable { retry_after: Duration },
+    /// The set-up is wrong: a file, an option, a key.
+    Config,
+}
+
+impl Error {
+    pub(crate) fn unavailable(what: impl Into<String>, retry_after: Duration) -> Self {
+        Self { kind: Kind::Unavailable { retry_after }, message: what.into(), source: None }
+    }
+
+    pub(crate) fn config(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Config, message: message.into(), source: None }
+    }
+
+    pub(crate) fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Whether a sink could not be used; the same request may succeed later.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self.kind, Kind::Unavailable { .. })
+    }
+
+    /// Whether the set-up is wrong, so that nothing will help but changing it.
+    pub fn is_config(&self) -> bool {
+        self.kind == Kind::Config
+    }
+
+    /// When it is worth trying again.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self.kind {
+            Kind::Unavailable { retry_after } => Some(retry_after),
+            Kind::Config => None,
+        }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+    }
+}
+
+/// An error and all that caused it, on one line.
+pub(crate) fn chain(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,192 @@
+//! From a body to a receipt: decode, check each event, commit. The same for every front door.
+
+use crate::batch::{Accepted, Prepared};
+use crate::counts::HOUR;
+use crate::problem::{EVENT_TOO_LARGE, INVALID_BATCH, INVALID_EVENT, INVALID_JSON, Problem, TOO_MANY_EVENTS};
+use crate::site::Site;
+use serde_json::Value;
+use serde_json::error::Category;
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeMap, HashSet};
+use tallymark::{Batch, BatchId, Event, EventId, InvalidEvent, Rejected, limits};
+
+/// A client's clock may be this far off, in milliseconds, before its times are corrected: less is the
+/// way through the network.
+const CLOCK_TOLERANCE: u64 = 60_000;
+/// The most events that one reason in `lost` may report.
+const LOST_EVENTS: u64 = 1_000_000_000;
+const REASON_BYTES: usize = 64;
+
+/// What comes with a body, on whatever route.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrival<'a> {
+    /// When it arrived, in milliseconds since the Unix epoch.
+    pub received_at: u64,
+    /// When it was sent, by the client's clock.
+    pub sent_at: Option<u64>,
+    /// The sender's user agent.
+    pub useragent: Option<&'a str>,
+}
+
+/// Reads and checks the body of `POST /v1/batch`.
+pub fn prepare_batch(site: &Site, body: &[u8], arrival: Arrival<'_>) -> Result<Prepared, Problem> {
+    let batch: Batch = serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => Problem::new(&INVALID_BATCH, error.to_string()),
+        _ => Problem::new(&INVALID_JSON, error.to_string()),
+    })?;
+    if batch.events.len() > limits::BATCH_EVENTS {
+        let detail =
+            format!("A batch may hold {} events, and this one holds {}.", limits::BATCH_EVENTS, batch.events.len());
+        return Err(Problem::new(&TOO_MANY_EVENTS, detail));
+    }
+    check_lost(&batch.lost)?;
+    let arrival = Arrival { sent_at: arrival.sent_at.or(batch.sent_at), ..arrival };
+    let mut prepared = Prepared {
+        username: site.username.clone(),
+        batch_id: batch.batch_id,
+        received_at: arrival.received_at,
+        events: Vec::with_capacity(batch.events.len()),
+        rejected: Vec::new(),
+        retry: Vec::new(),
+        lost: batch.lost,
+    };
+    let mut seen = HashSet::new();
+    for (index, json) in (0..).zip(batch.events) {
+        let named = json.get("event_id").and_then(Value::as_str).and_then(EventId::parse);
+        let verdict = Event::decode(json).map_err(Refusal::Invalid).and_then(|event| {
+            let event_id = event.event_id().unwrap_or_else(|| event_id(batch.batch_id, index));
+            if !seen.insert(event_id) {
+                return Err(Refusal::Repeated);
+            }
+            accept(site, event, event_id, index, batch.batch_id, arrival).map_err(Refusal::Invalid)
+        });
+        match verdict {
+            Ok(event) => prepared.events.push(event),
+            Err(refusal) => prepared.rejected.push(refusal.rejected(index, named)),
+        }
+    }
+    Ok(prepared)
+}
+
+/// Reads and checks the body of a route that takes one event.
+///
+/// With an idempotency key the batch and the event get ids that follow from it, so that the same request
+/// sent again is the same batch again.
+pub fn prepare_event(
+    site: &Site,
+    event: Event,
+    idempotency_key: Option<&str>,
+    arrival: Arrival<'_>,
+) -> Result<Prepared, Problem> {
+    let batch_id = match idempotency_key {
+        Some(key) => BatchId::from(digest(&[b"idempotency-key", event.event_type().as_bytes(), key.as_bytes()])),
+        None => BatchId::new(arrival.received_at, &mut || rand::random()),
+    };
+    let event_id = event.event_id().unwrap_or_else(|| event_id(batch_id, 0));
+    let accepted = accept(site, event, event_id, 0, batch_id, arrival).map_err(|invalid| invalid_event(&invalid))?;
+    Ok(Prepared {
+        username: site.username.clone(),
+        batch_id,
+        received_at: arrival.received_at,
+        events: vec![accepted],
+        rejected: Vec::new(),
+        retry: Vec::new(),
+        lost: BTreeMap::new(),
+    })
+}
+
+/// Reads the JSON of a route that takes one event.
+pub fn parse_event(body: &[u8]) -> Result<Value, Problem> {
+    serde_json::from_slice(body).map_err(|error| Problem::new(&INVALID_EVENT, format!("The body is not JSON: {error}")))
+}
+
+/// The problem of a request whose one event is not valid.
+pub fn invalid_event(invalid: &InvalidEvent) -> Problem {
+    let kind = if invalid.code() == "event_too_large" { &EVENT_TOO_LARGE } else { &INVALID_EVENT };
+    Problem::new(kind, format!("{invalid} ({}).", invalid.code()))
+}
+
+fn accept(
+    site: &Site,
+    mut event: Event,
+    event_id: EventId,
+    index: u32,
+    batch_id: BatchId,
+    arrival: Arrival<'_>,
+) -> Result<Accepted, InvalidEvent> {
+    let occurred_at = corrected(event.occurred_at(), arrival);
+    event.observed(event_id, occurred_at, site.store_ip);
+    let mut line = event.encode(occurred_at, &mut || 0)?.json;
+    line.pop();
+    let mut add = |name: &str, value: Value| line.push_str(&format!(",\"{name}\":{value}"));
+    if let (None, Some(useragent)) = (event.useragent(), arrival.useragent) {
+        let end = useragent.floor_char_boundary(limits::USERAGENT_BYTES);
+        add("useragent", useragent[..end].into());
+    }
+    add("username", site.username.as_str().into());
+    add("batch_id", batch_id.to_string().into());
+    add("received_at", arrival.received_at.into());
+    line.push('}');
+    Ok(Accepted { index, event_type: event.event_type(), key: event.key().into(), hour: occurred_at / HOUR, line })
+}
+
+/// The time of an event by the collector's clock; never in the future.
+fn corrected(occurred_at: Option<u64>, arrival: Arrival<'_>) -> u64 {
+    let Arrival { received_at, sent_at, .. } = arrival;
+    let Some(occurred_at) = occurred_at else { return received_at };
+    match sent_at {
+        Some(sent_at) if sent_at.abs_diff(received_at) > CLOCK_TOLERANCE => {
+            // The age of the event is right even where the clock is wrong.
+            received_at.saturating_sub(sent_at.saturating_sub(occurred_at))
+        }
+        _ => occurred_at.min(received_at),
+    }
+}
+
+/// The id of an event that came without one: the same whenever its batch is sent again.
+fn event_id(batch_id: BatchId, index: u32) -> EventId {
+    EventId::from(digest(&[b"event", batch_id.uuid().as_bytes(), &index.to_le_bytes()]))
+}
+
+fn digest(parts: &[&[u8]]) -> uuid::Uuid {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash.finalize()[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+}
+
+fn check_lost(lost: &BTreeMap<String, u64>) -> Result<(), Problem> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let fine = |(reason, events): (&String, &u64)| {
+        !reason.is_empty() && reason.len() <= REASON_BYTES && reason.bytes().all(plain) && *events <= LOST_EVENTS
+    };
+    if lost.len() > limits::LOST_REASONS || !lost.iter().all(fine) {
+        return Err(Problem::new(
+            &INVALID_BATCH,
+            format!(
+                "`lost` may hold {} reasons of letters a to z, digits and '_', with a number of events each.",
+                limits::LOST_REASONS
+            ),
+        ));
+    }
+    Ok(())
+}
+
+enum Refusal {
+    Invalid(InvalidEvent),
+    Repeated,
+}
+
+impl Refusal {
+    fn rejected(&self, index: u32, event_id: Option<EventId>) -> Rejected {
+        let (code, message) = match self {
+            Self::Invalid(invalid) => (invalid.code(), invalid.to_string()),
+            Self::Repeated => ("event_id_repeated", "an earlier event of the batch has the same `event_id`".into()),
+        };
+        Rejected { index, event_id, code: code.into(), message }
+    }
+}

@@ -1,0 +1,94 @@
+//! The directory lake: newline-delimited JSON in
+//! `raw/username=…/event_type=…/day=…/hour=…/STORE-NUMBER.ndjson`, by the day and hour (UTC) of receipt.
+//!
+//! A line is in the database from the moment its batch is committed until the file that holds it is
+//! sealed, so each line is in exactly one sealed file: a move that a crash cuts off is made again from
+//! the same lines into files of the same names, and only then are the lines removed.
+
+use crate::Error;
+use crate::embedded::Job;
+use rusqlite::{Connection, params};
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
+
+/// Moves all lines that are held now into sealed files.
+pub(crate) fn roll(jobs: &mpsc::Sender<Job>, db: &Connection, raw: &Path, store: &str) -> Result<(), Error> {
+    let Some(upto) = ask(jobs, Job::BeginRoll)? else { return Ok(()) };
+    write_files(db, raw, store, upto)?;
+    ask(jobs, |reply| Job::EndRoll { upto, reply })?;
+    Ok(())
+}
+
+fn ask<T>(jobs: &mpsc::Sender<Job>, job: impl FnOnce(oneshot::Sender<T>) -> Job) -> Result<T, Error> {
+    let gone = || Error::unavailable("the writer is gone", Duration::from_secs(1));
+    let (reply, answer) = oneshot::channel();
+    jobs.blocking_send(job(reply)).map_err(|_| gone())?;
+    answer.blocking_recv().map_err(|_| gone())
+}
+
+fn write_files(db: &Connection, raw: &Path, store: &str, upto: i64) -> Result<(), Error> {
+    let failed = |what: &str| Error::unavailable(what, Duration::from_secs(5));
+    let read = |error: rusqlite::Error| failed("cannot read the lines to move").because(error);
+    let mut partitions = db
+        .prepare_cached(
+            "SELECT username, event_type, hour, min(seq),
+                    strftime('%Y-%m-%d', hour * 3600, 'unixepoch'), strftime('%H', hour * 3600, 'unixepoch')
+             FROM held WHERE seq <= ? GROUP BY username, event_type, hour",
+        )
+        .map_err(read)?;
+    let mut lines = db
+        .prepare_cached(
+            "SELECT lines FROM held WHERE username = ? AND event_type = ? AND hour = ? AND seq <= ? ORDER BY seq",
+        )
+        .map_err(read)?;
+    let mut rows = partitions.query([upto]).map_err(read)?;
+    while let Some(row) = rows.next().map_err(read)? {
+        let (username, event_type, hour): (String, String, u64) =
+            (|| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))().map_err(read)?;
+        let (first, day, of_day): (i64, String, String) =
+            (|| Ok((row.get(3)?, row.get(4)?, row.get(5)?)))().map_err(read)?;
+        let folder = raw
+            .join(format!("username={username}"))
+            .join(format!("event_type={event_type}"))
+            .join(format!("day={day}"))
+            .join(format!("hour={of_day}"));
+        let texts =
+            lines.query_map(params![username, event_type, hour, upto], |row| row.get::<_, String>(0)).map_err(read)?;
+        write_file(&folder, &format!("{store}-{first:012}"), texts.map(|text| text.map_err(io::Error::other)))
+            .map_err(|error| failed("cannot write a lake file").because(error))?;
+    }
+    Ok(())
+}
+
+/// Writes a file and seals it by renaming it once it is on disk.
+fn write_file(folder: &Path, name: &str, texts: impl Iterator<Item = io::Result<String>>) -> io::Result<()> {
+    make_folder(folder)?;
+    let open = folder.join(format!("{name}.open"));
+    let mut file = BufWriter::new(File::create(&open)?);
+    for text in texts {
+        file.write_all(text?.as_bytes())?;
+    }
+    file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+    fs::rename(&open, folder.join(format!("{name}.ndjson")))?;
+    sync_folder(folder)
+}
+
+/// Makes the folder and those above it, each one on disk before the next.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    let Some(above) = folder.parent() else { return Ok(()) };
+    make_folder(above)?;
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => sync_folder(above),
+    }
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}

@@ -1,0 +1,39 @@
+//! The Tallymark collector: takes batches of events over HTTP and counts each event exactly once.
+//!
+//! One path, whatever the front door and whatever stands behind it:
+//! authenticate → decode (bounded) → validate each event → lake → counters → receipt.
+//!
+//! - [`routes`] is the HTTP surface; it runs under the server and under AWS Lambda.
+//! - [`ingest`] turns a request's body into a [`Prepared`](batch::Prepared) batch and commits it.
+//! - [`store`] says what stands behind: the embedded store, Firehose, DynamoDB.
+
+pub mod auth;
+pub mod batch;
+#[cfg(feature = "server")]
+pub mod cli;
+pub mod counts;
+#[cfg(feature = "aws")]
+pub mod dynamodb;
+#[cfg(feature = "server")]
+pub mod embedded;
+mod error;
+#[cfg(feature = "aws")]
+pub mod firehose;
+pub mod ingest;
+#[cfg(feature = "server")]
+mod lake;
+pub mod problem;
+mod request;
+pub mod routes;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod site;
+pub mod store;
+
+pub use error::Error;
+
+/// Now, in milliseconds since the Unix epoch.
+pub(crate) fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_millis() as u64)
+}

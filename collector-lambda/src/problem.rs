@@ -1,0 +1,115 @@
+//! Errors of a request, as RFC 9457 `application/problem+json` with a stable `code`.
+
+use crate::Error;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// What a request did wrong, or what the collector cannot do for it now.
+#[derive(Debug)]
+pub struct Problem {
+    kind: &'static Kind,
+    detail: String,
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+/// A kind of problem: its code is stable, its words are not.
+#[derive(Debug, PartialEq)]
+pub struct Kind {
+    /// The HTTP status.
+    pub status: u16,
+    /// The stable code.
+    pub code: &'static str,
+    /// The same for people, in general.
+    pub title: &'static str,
+}
+
+macro_rules! kinds {
+    ($($name:ident $status:literal $code:literal $title:literal;)*) => {
+        $(#[doc = $title] pub const $name: Kind = Kind { status: $status, code: $code, title: $title };)*
+        /// Every kind of problem.
+        pub const KINDS: &[Kind] = &[$($name),*];
+    };
+}
+
+kinds! {
+    INVALID_JSON 400 "invalid_json" "The body is not JSON";
+    INVALID_BATCH 400 "invalid_batch" "The body is not a batch";
+    AUTH_REQUIRED 401 "auth_required" "The request carries no credentials";
+    AUTH_MALFORMED 401 "auth_malformed" "The Authorization header cannot be read";
+    AUTH_FAILED 401 "auth_failed" "The username or the key is wrong";
+    ORIGIN_NOT_ALLOWED 403 "origin_not_allowed" "The write key may not be used from this origin";
+    WRITE_KEY_CANNOT_READ 403 "write_key_cannot_read" "The write key cannot read";
+    NOT_FOUND 404 "not_found" "There is nothing at this path";
+    METHOD_NOT_ALLOWED 405 "method_not_allowed" "This path does not take this method";
+    REQUEST_TIMEOUT 408 "request_timeout" "The body did not arrive in time";
+    BODY_TOO_LARGE 413 "body_too_large" "The body is too large";
+    TOO_MANY_EVENTS 413 "too_many_events" "The batch holds too many events";
+    EVENT_TOO_LARGE 413 "event_too_large" "The event is too large";
+    UNSUPPORTED_MEDIA_TYPE 415 "unsupported_media_type" "The body is not declared as JSON";
+    UNSUPPORTED_ENCODING 415 "unsupported_encoding" "The body's encoding is not supported";
+    INVALID_EVENT 422 "invalid_event" "The body is not an event";
+    INVALID_QUERY 422 "invalid_query" "The query is not valid";
+    INVALID_IDEMPOTENCY_KEY 422 "invalid_idempotency_key" "The Idempotency-Key cannot be used";
+    INTERNAL 500 "internal" "The collector made a mistake";
+    UNAVAILABLE 503 "unavailable" "The event could not be stored now";
+}
+
+impl Problem {
+    /// A problem of this kind, with what is particular about it.
+    pub fn new(kind: &'static Kind, detail: impl Into<String>) -> Self {
+        Self { kind, detail: detail.into(), header: None }
+    }
+
+    pub(crate) fn with_header(mut self, name: HeaderName, value: &str) -> Self {
+        self.header = HeaderValue::from_str(value).ok().map(|value| (name, value));
+        self
+    }
+
+    /// The kind of problem.
+    pub fn kind(&self) -> &'static Kind {
+        self.kind
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Kind { status, code, title } = self.kind;
+        let body = json!({
+            "type": format!("urn:tallymark:problem:{code}"),
+            "title": title,
+            "status": status,
+            "code": code,
+            "detail": self.detail,
+        });
+        let status = StatusCode::from_u16(*status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let mut response =
+            (status, [(header::CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response();
+        if status == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static(r#"Basic realm="tallymark", charset="UTF-8""#);
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        if let Some((name, value)) = self.header {
+            response.headers_mut().insert(name, value);
+        }
+        response
+    }
+}
+
+impl From<Error> for Problem {
+    fn from(error: Error) -> Self {
+        let cause = crate::error::chain(&error);
+        match error.retry_after() {
+            Some(after) => {
+                tracing::warn!(%cause, "a sink is unavailable");
+                let seconds = after.as_secs().max(1).to_string();
+                Self::new(&UNAVAILABLE, format!("{error}. Send the same again after {seconds} s."))
+                    .with_header(header::RETRY_AFTER, &seconds)
+            }
+            None => {
+                tracing::error!(%cause, "internal error");
+                Self::new(&INTERNAL, "The error has been logged.")
+            }
+        }
+    }
+}
