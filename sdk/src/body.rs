@@ -56,6 +56,11 @@ pub(crate) fn closing(lost: &Losses) -> String {
     text
 }
 
+/// Whether the text has its last line.
+pub(crate) fn is_closed(text: &str) -> bool {
+    text.rsplit('\n').next().is_some_and(|line| line.starts_with(']'))
+}
+
 /// The events of a body, in order.
 pub(crate) fn events(body: &str) -> impl Iterator<Item = &str> {
     body.split('\n').skip(1).filter(|line| line.starts_with('{')).map(|line| line.strip_suffix(',').unwrap_or(line))
@@ -77,4 +82,45 @@ pub(crate) fn part(parent: &str, child: BatchId, keep: impl Fn(u32) -> bool, clo
     }
     body.push_str(closing);
     (body, kept)
+}
+
+#[cfg(all(test, feature = "json"))]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize)]
+    struct Fixture {
+        batch_id: BatchId,
+        sdk: String,
+        events: Vec<String>,
+        lost: std::collections::BTreeMap<String, u32>,
+        body: String,
+    }
+
+    #[test]
+    fn bodies_are_the_golden_ones_and_come_apart_again() {
+        let fixtures: Vec<Fixture> = serde_json::from_str(include_str!("../tests/wire/batches.json")).unwrap();
+        for fixture in fixtures {
+            let mut text = opening(fixture.batch_id, &fixture.sdk);
+            for (at, json) in fixture.events.iter().enumerate() {
+                text.push_str(&event(json, at == 0));
+                assert!(!is_closed(&text));
+            }
+            let mut lost = Losses::default();
+            for reason in Reason::ALL {
+                lost.add(reason, fixture.lost.get(reason.as_str()).copied().unwrap_or_default());
+            }
+            text.push_str(&closing(&lost));
+            assert_eq!(text, fixture.body);
+            assert!(is_closed(&text));
+            assert_eq!(events(&text).collect::<Vec<_>>(), fixture.events);
+
+            let (whole, kept) = part(&text, fixture.batch_id, |_| true, &closing(&lost));
+            assert_eq!((whole, kept as usize), (text.clone(), fixture.events.len()));
+            let child = fixture.batch_id.child(1);
+            let (last, kept) = part(&text, child, |index| index as usize == fixture.events.len() - 1, "\n]}");
+            assert_eq!(kept, 1);
+            assert_eq!(last, opening(child, &fixture.sdk) + &event(fixture.events.last().unwrap(), true) + "\n]}");
+        }
+    }
 }

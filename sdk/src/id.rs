@@ -85,9 +85,9 @@ id! {
 }
 
 impl BatchId {
-    /// The id of a batch made from events of this one. The same parent and number give the same child,
-    /// so a client that dies while it divides a batch divides it the same way again, and the collector
-    /// recognises what it has already counted. The child keeps the parent's time.
+    /// The id of a part of this batch: 0 for the events that the collector asks for again, 1 and 2 for
+    /// its halves. It follows from the parent's, so that a client that dies while it divides a batch
+    /// finds out, and divides it the same way again. The part keeps the whole's time.
     pub(crate) fn child(self, number: u8) -> Self {
         let (high, low) = self.0.as_u64_pair();
         let low = mix(low ^ mix(high ^ (u64::from(number) + 1)));
@@ -95,6 +95,11 @@ impl BatchId {
         bits[..8].copy_from_slice(&low.to_le_bytes());
         bits[8..].copy_from_slice(&mix(low).to_le_bytes()[..2]);
         Self(uuid::Builder::from_unix_timestamp_millis(self.made_at(), &bits).into_uuid())
+    }
+
+    /// Whether `other` is the id of a part of this batch.
+    pub(crate) fn is_parent_of(self, other: Self) -> bool {
+        self.made_at() == other.made_at() && (0..=2).any(|number| self.child(number) == other)
     }
 
     /// When the id was made, in milliseconds since the Unix epoch.

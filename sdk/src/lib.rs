@@ -1,7 +1,10 @@
 //! Typed events, batched and delivered exactly once to a Tallymark collector.
-#![warn(missing_docs)]
 
-pub mod body;
+mod body;
+#[cfg(feature = "client")]
+mod client;
+#[cfg(feature = "client")]
+mod error;
 mod event;
 mod id;
 mod json;
@@ -13,6 +16,10 @@ mod spool;
 #[cfg(feature = "json")]
 pub mod wire;
 
+#[cfg(feature = "client")]
+pub use client::{Builder, Client, Report};
+#[cfg(feature = "client")]
+pub use error::Error;
 pub use event::{ButtonClick, Custom, Encoded, Event, InvalidEvent, PageView, Properties};
 pub use id::{BatchId, EventId, Random};
 pub use loss::{Losses, Reason};

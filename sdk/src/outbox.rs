@@ -87,6 +87,10 @@ pub enum Next {
     Idle,
 }
 
+/// A point in the stream of events, made by [`Outbox::flush`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(u32);
+
 /// One try at delivering a batch.
 #[derive(Debug, PartialEq)]
 pub struct Attempt {
@@ -164,6 +168,9 @@ pub struct Outbox<S, R> {
     open: Option<Open>,
     sealed: VecDeque<Sealed>,
     bytes: usize,
+    /// Counts flushes.
+    epoch: u32,
+    needs_poll: bool,
     /// No attempt before this, for any batch: the destination is resting.
     rest_until: u64,
     failures: u32,
@@ -189,14 +196,19 @@ struct Sealed {
     attempts: u32,
     not_before: u64,
     in_flight: bool,
+    /// How often had been flushed when its events were pushed.
+    epoch: u32,
     /// The losses this batch reports, to be reported anew if it is dropped.
     lost: Losses,
 }
 
+/// A part of a batch: its number among the parts, and which events it holds.
+type Part<'a> = (u8, &'a dyn Fn(u32) -> bool);
+
 impl Sealed {
     fn new(batch_id: BatchId, events: u32, bytes: usize) -> Self {
         let lost = Losses::default();
-        Self { batch_id, events, bytes, attempts: 0, not_before: 0, in_flight: false, lost }
+        Self { batch_id, events, bytes, attempts: 0, not_before: 0, in_flight: false, epoch: 0, lost }
     }
 }
 
@@ -214,13 +226,20 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             open: None,
             sealed: VecDeque::new(),
             bytes: 0,
+            epoch: 0,
+            needs_poll: true,
             rest_until: 0,
             failures: 0,
             paused: None,
             unreported: Losses::default(),
             stats: Stats::default(),
         };
-        for segment in found {
+        for segment in &found {
+            // A part beside its whole was never sent: an earlier life died while it divided the batch.
+            if found.iter().any(|whole| whole.batch_id.is_parent_of(segment.batch_id)) {
+                outbox.spool.remove(segment.batch_id)?;
+                continue;
+            }
             outbox.stats.adopted += u64::from(segment.events);
             outbox.stats.queued += u64::from(segment.events);
             outbox.enqueue(Sealed::new(segment.batch_id, segment.events, segment.bytes));
@@ -257,12 +276,27 @@ impl<S: Spool, R: Random> Outbox<S, R> {
     }
 
     /// Seals what is open, whatever its size and age, so that the next [`poll`](Outbox::poll) may send it.
-    pub fn flush(&mut self) {
+    /// [`is_settled`](Outbox::is_settled) tells when all that was pushed before has been answered for.
+    pub fn flush(&mut self) -> Mark {
         self.seal();
+        self.epoch += 1;
+        Mark(self.epoch)
+    }
+
+    /// Whether everything pushed before that [`flush`](Outbox::flush) is delivered, rejected or dropped.
+    pub fn is_settled(&self, mark: Mark) -> bool {
+        self.sealed.iter().all(|batch| batch.epoch >= mark.0)
+    }
+
+    /// Whether something has happened since the last [`poll`](Outbox::poll) that makes another worth
+    /// while. Lets a driver sleep through pushes that only fill an open batch.
+    pub fn needs_poll(&self) -> bool {
+        self.needs_poll
     }
 
     /// What to do now.
     pub fn poll(&mut self, now: u64) -> Next {
+        self.needs_poll = false;
         if let Some(open) = &mut self.open {
             // A clock set back must not keep a batch open.
             open.opened_at = open.opened_at.min(now);
@@ -308,27 +342,26 @@ impl<S: Spool, R: Random> Outbox<S, R> {
                 self.recovered();
                 let attempts = self.sealed[at].attempts + 1;
                 let not_before = now + self.config.backoff.delay(attempts, None, &mut self.random);
-                if retry.is_empty() || self.divide(at, attempts, not_before, &[&|index| retry.contains(&index)]) {
-                    self.stats.delivered += u64::from(accepted);
-                    self.stats.rejected += u64::from(rejected);
-                    self.stats.queued -= u64::from(accepted) + u64::from(rejected);
+                if retry.is_empty() {
                     self.forget(batch);
-                } else {
+                } else if !self.divide(at, attempts, not_before, &[(0, &|index| retry.contains(&index))]) {
                     self.put_off(at, now, None);
+                    return Settled::default();
                 }
+                self.stats.delivered += u64::from(accepted);
+                self.stats.rejected += u64::from(rejected);
+                self.stats.queued -= u64::from(accepted) + u64::from(rejected);
             }
             Answer::Status { status: 401, .. } => self.pause(at, now, Pause::Unauthorized),
             Answer::Status { status: 403, .. } => self.pause(at, now, Pause::Forbidden),
             Answer::Status { status: 413, .. } => {
                 self.recovered();
-                let events = self.sealed[at].events;
+                let Sealed { events, lost, .. } = self.sealed[at];
                 let half = events / 2;
                 if events <= 1 {
                     self.drop_batch(at, Reason::TooLarge);
-                } else if self.divide(at, 0, 0, &[&|index| index < half, &|index| index >= half]) {
-                    let lost = self.sealed[at].lost;
+                } else if self.divide(at, 0, 0, &[(1, &|index| index < half), (2, &|index| index >= half)]) {
                     self.unreported.merge(&lost);
-                    self.forget(batch);
                 } else {
                     self.put_off(at, now, None);
                 }
@@ -378,6 +411,7 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             let text = body::opening(batch_id, &self.config.sdk) + &body::event(json, true);
             self.spool.append(batch_id, &text)?;
             self.bytes += text.len();
+            self.needs_poll = true;
             self.open = Some(Open { batch_id, events: 1, bytes: text.len(), opened_at: now });
         }
         self.stats.queued += 1;
@@ -391,7 +425,8 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         self.bytes -= open.bytes;
         if self.spool.seal(open.batch_id, &closing).is_ok() {
             let bytes = open.bytes + closing.len();
-            self.enqueue(Sealed { lost, ..Sealed::new(open.batch_id, open.events, bytes) });
+            let epoch = self.epoch;
+            self.enqueue(Sealed { epoch, lost, ..Sealed::new(open.batch_id, open.events, bytes) });
         } else {
             let _ = self.spool.remove(open.batch_id);
             self.unreported = lost;
@@ -402,6 +437,7 @@ impl<S: Spool, R: Random> Outbox<S, R> {
 
     fn enqueue(&mut self, batch: Sealed) {
         self.bytes += batch.bytes;
+        self.needs_poll = true;
         self.sealed.push_back(batch);
     }
 
@@ -426,46 +462,46 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         answered == u64::from(events) && distinct
     }
 
-    /// Stores a new batch for each part of the batch, before that may be forgotten. `false` if the spool
-    /// failed, and then all is as it was.
-    fn divide(&mut self, at: usize, attempts: u32, not_before: u64, parts: &[&dyn Fn(u32) -> bool]) -> bool {
-        let parent = self.sealed[at].batch_id;
-        let Ok(text) = self.spool.read(parent) else {
-            return false;
-        };
+    /// Replaces the batch by parts of it. The parts are stored before the whole is removed, and sent only
+    /// after: whoever finds both knows that no part was ever sent. `false` if the spool failed, and then
+    /// all is as it was.
+    fn divide(&mut self, at: usize, attempts: u32, not_before: u64, parts: &[Part<'_>]) -> bool {
+        let Sealed { batch_id: parent, epoch, .. } = self.sealed[at];
+        let Ok(text) = self.spool.read(parent) else { return false };
         let closing = body::closing(&Losses::default());
         let mut children = Vec::new();
-        for (number, keep) in parts.iter().enumerate() {
-            let child = parent.child(number as u8);
+        let mut failed = false;
+        for (number, keep) in parts {
+            let child = parent.child(*number);
             let (part, events) = body::part(&text, child, keep, &closing);
-            if self.position(child).is_some() {
-                // An earlier life died after this very step, so these events were adopted twice.
-                self.stats.adopted -= u64::from(events);
-                self.stats.queued -= u64::from(events);
-                continue;
-            }
-            children.push(Sealed { attempts, not_before, ..Sealed::new(child, events, part.len()) });
-            if self.spool.append(child, &part).is_err() || self.spool.seal(child, "").is_err() {
-                for child in children {
-                    let _ = self.spool.remove(child.batch_id);
-                }
-                return false;
-            }
+            children.push(Sealed { attempts, not_before, epoch, ..Sealed::new(child, events, part.len()) });
+            failed |= self.spool.append(child, &part).is_err() || self.spool.seal(child, "").is_err();
         }
+        if failed || self.spool.remove(parent).is_err() {
+            for child in children {
+                let _ = self.spool.remove(child.batch_id);
+            }
+            return false;
+        }
+        self.unqueue(parent);
         for child in children {
             self.enqueue(child);
         }
         true
     }
 
-    fn forget(&mut self, batch: BatchId) {
-        let Some(at) = self.position(batch) else {
-            return;
-        };
-        let _ = self.spool.remove(batch);
-        if let Some(gone) = self.sealed.remove(at) {
+    fn unqueue(&mut self, batch: BatchId) {
+        if let Some(at) = self.position(batch)
+            && let Some(gone) = self.sealed.remove(at)
+        {
             self.bytes -= gone.bytes;
         }
+    }
+
+    fn forget(&mut self, batch: BatchId) {
+        // If this fails, the batch is sent again by a later life, and the collector knows it.
+        let _ = self.spool.remove(batch);
+        self.unqueue(batch);
     }
 
     fn drop_batch(&mut self, at: usize, reason: Reason) {

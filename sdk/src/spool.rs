@@ -1,12 +1,14 @@
 //! Where batches live until the collector has answered for them.
 
+use crate::body;
 use crate::id::BatchId;
+use crate::loss::Losses;
 use core::convert::Infallible;
 
 /// Storage for batches, one segment a batch.
 ///
 /// A segment is text that only grows until it is sealed, and never changes again after that. Its lines
-/// are the batch's opening, one event each, and its closing (see [`crate::body`]), so a segment whose
+/// are the batch's opening, one event each, and its closing, so a segment whose
 /// last write was torn can be mended by cutting the unfinished line.
 ///
 /// A spool has one writer. What it holds it must keep until [`remove`](Spool::remove): the outbox relies
@@ -88,14 +90,12 @@ impl Spool for MemorySpool {
     }
 
     fn recover(&mut self) -> Result<Vec<Segment>, Infallible> {
-        Ok(self
-            .segments
-            .iter()
-            .map(|(batch_id, text)| Segment {
-                batch_id: *batch_id,
-                events: crate::body::events(text).count() as u32,
-                bytes: text.len(),
-            })
-            .collect())
+        let segment = |(batch_id, text): &mut (BatchId, String)| {
+            if !body::is_closed(text) {
+                text.push_str(&body::closing(&Losses::default()));
+            }
+            Segment { batch_id: *batch_id, events: body::events(text).count() as u32, bytes: text.len() }
+        };
+        Ok(self.segments.iter_mut().map(segment).collect())
     }
 }

@@ -1,0 +1,454 @@
+//! The outbox against a model of the collector, with a virtual clock: answers of every kind, lost
+//! answers, clock jumps, and crashes between any two storage operations.
+
+use proptest::prelude::*;
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use tallymark::outbox::{Answer, Config, Next, Pause};
+use tallymark::{Backoff, BatchId, Event, EventId, MemorySpool, Outbox, Reason, Segment, Spool};
+
+const START: u64 = 1_763_673_600_000;
+
+/// Storage that outlives the outbox, and that can die after a number of operations.
+#[derive(Clone, Default)]
+struct Disk {
+    segments: Rc<RefCell<MemorySpool>>,
+    operations_left: Rc<Cell<Option<u32>>>,
+}
+
+#[derive(Debug)]
+struct Dead;
+
+impl Disk {
+    fn operate<T>(
+        &self,
+        work: impl FnOnce(&mut MemorySpool) -> Result<T, std::convert::Infallible>,
+    ) -> Result<T, Dead> {
+        match self.operations_left.get() {
+            Some(0) => return Err(Dead),
+            Some(left) => self.operations_left.set(Some(left - 1)),
+            None => {}
+        }
+        Ok(work(&mut self.segments.borrow_mut()).unwrap())
+    }
+
+    fn is_dead(&self) -> bool {
+        self.operations_left.get() == Some(0)
+    }
+}
+
+impl Spool for Disk {
+    type Error = Dead;
+
+    fn append(&mut self, batch: BatchId, text: &str) -> Result<(), Dead> {
+        self.operate(|disk| disk.append(batch, text))
+    }
+
+    fn seal(&mut self, batch: BatchId, text: &str) -> Result<(), Dead> {
+        self.operate(|disk| disk.seal(batch, text))
+    }
+
+    fn read(&mut self, batch: BatchId) -> Result<String, Dead> {
+        self.operate(|disk| disk.read(batch))
+    }
+
+    fn remove(&mut self, batch: BatchId) -> Result<(), Dead> {
+        self.operate(|disk| disk.remove(batch))
+    }
+
+    fn recover(&mut self) -> Result<Vec<Segment>, Dead> {
+        self.operate(MemorySpool::recover)
+    }
+}
+
+/// What the collector does with a batch, and what comes back of it.
+#[derive(Clone, Debug)]
+enum Fate {
+    Taken,
+    /// Some events are asked for again, by a mask over their indexes.
+    Partly(u8),
+    /// Some are refused for good.
+    Refused(u8),
+    /// Taken, but the answer is lost.
+    AnswerLost,
+    NeverArrived,
+    /// Something else answers 200.
+    Junk,
+    Status(u16, Option<u64>),
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Push(u8),
+    Flush,
+    Pass(u64),
+    JumpBack(u64),
+    Poll(Fate),
+    Resume,
+    CrashAfter(u32),
+}
+
+type Driver = Outbox<Disk, Box<dyn FnMut() -> u64>>;
+
+/// The collector: remembers each batch with its body and its receipt, and counts events.
+#[derive(Default)]
+struct Collector {
+    batches: BTreeMap<BatchId, (String, u32, u32, Vec<u32>)>,
+    counted: BTreeMap<String, u32>,
+    refused: BTreeSet<String>,
+}
+
+impl Collector {
+    fn take(&mut self, batch: BatchId, body: &str, fate: &Fate) -> (u32, u32, Vec<u32>) {
+        if let Some((first, accepted, rejected, retry)) = self.batches.get(&batch) {
+            assert_eq!(first, body, "the body changed under its id");
+            return (*accepted, *rejected, retry.clone());
+        }
+        let (mut accepted, mut rejected, mut retry) = (0, 0, Vec::new());
+        for (index, id) in (0..).zip(ids(body)) {
+            let hit = |mask: u8| mask >> (index % 8) & 1 == 1;
+            match fate {
+                Fate::Partly(mask) if hit(*mask) => retry.push(index),
+                Fate::Refused(mask) if hit(*mask) => {
+                    rejected += 1;
+                    self.refused.insert(id);
+                }
+                _ => {
+                    accepted += 1;
+                    *self.counted.entry(id).or_default() += 1;
+                }
+            }
+        }
+        self.batches.insert(batch, (body.into(), accepted, rejected, retry.clone()));
+        (accepted, rejected, retry)
+    }
+}
+
+fn ids(body: &str) -> Vec<String> {
+    body.split("\"event_id\":\"").skip(1).map(|rest| rest[..36].into()).collect()
+}
+
+struct World {
+    disk: Disk,
+    outbox: Driver,
+    collector: Collector,
+    now: u64,
+    seed: Rc<Cell<u64>>,
+    promised: BTreeSet<String>,
+    /// Not before this may anything be sent, in outbox time.
+    quiet_until: u64,
+}
+
+fn config() -> Config {
+    let mut config = Config::default();
+    config.batch_events = 8;
+    config.batch_bytes = 2_000;
+    config.in_flight = 3;
+    config.backoff = Backoff { base: 100, max: 10_000 };
+    config
+}
+
+fn start(disk: &Disk, seed: &Rc<Cell<u64>>) -> Driver {
+    disk.operations_left.set(None);
+    let seed = Rc::clone(seed);
+    let random = move || {
+        seed.set(seed.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
+        seed.get() ^ seed.get() >> 29
+    };
+    Outbox::new(config(), disk.clone(), Box::new(random) as Box<dyn FnMut() -> u64>).unwrap()
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let disk = Disk::default();
+        let seed = Rc::new(Cell::new(seed));
+        let outbox = start(&disk, &seed);
+        let (collector, promised) = (Collector::default(), BTreeSet::new());
+        Self { disk, outbox, collector, now: START, seed, promised, quiet_until: 0 }
+    }
+
+    fn check(&self) {
+        if self.disk.is_dead() {
+            return;
+        }
+        let stats = self.outbox.stats();
+        assert_eq!(
+            stats.made + stats.adopted,
+            stats.delivered + stats.rejected + stats.dropped.total() + stats.queued,
+            "{stats:?}"
+        );
+        assert!(self.collector.counted.values().all(|n| *n == 1), "an event was counted twice");
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Push(n) => {
+                let event = Event::custom("n".repeat(usize::from(*n) % 100 + 1));
+                if let Ok(id) = self.outbox.push(self.now, &event) {
+                    self.promised.insert(id.to_string());
+                }
+            }
+            Step::Flush => {
+                self.outbox.flush();
+            }
+            Step::Pass(time) => self.now += time,
+            Step::JumpBack(time) => {
+                self.now -= time;
+                self.quiet_until = 0;
+            }
+            Step::Poll(fate) => self.poll(fate),
+            Step::Resume => {
+                self.outbox.resume();
+                self.quiet_until = 0;
+            }
+            Step::CrashAfter(operations) => self.disk.operations_left.set(Some(*operations)),
+        }
+        if self.disk.is_dead() {
+            self.outbox = start(&self.disk, &self.seed);
+            self.quiet_until = 0;
+        }
+        self.check();
+    }
+
+    fn poll(&mut self, fate: &Fate) {
+        let Next::Send(attempt) = self.outbox.poll(self.now) else { return };
+        assert!(self.now >= self.quiet_until, "sent before the backoff was over");
+        assert_eq!(attempt.events as usize, ids(&attempt.body).len());
+        assert!(attempt.body.len() <= config().batch_bytes);
+        let batch = attempt.batch_id;
+        // What has been taken once is not too large the next time.
+        let known = self.collector.batches.contains_key(&batch);
+        let fate = if known && matches!(fate, Fate::Status(413, _)) { &Fate::Taken } else { fate };
+        let answer = match fate {
+            Fate::Taken | Fate::Partly(_) | Fate::Refused(_) => {
+                let (accepted, rejected, retry) = self.collector.take(batch, &attempt.body, fate);
+                self.outbox.answer(self.now, batch, Answer::Receipt { accepted, rejected, retry: &retry });
+                return;
+            }
+            Fate::AnswerLost => {
+                self.collector.take(batch, &attempt.body, fate);
+                Answer::None
+            }
+            Fate::NeverArrived => Answer::None,
+            Fate::Junk => Answer::Receipt { accepted: attempt.events + 1, rejected: 0, retry: &[] },
+            Fate::Status(status, retry_after) => Answer::Status { status: *status, retry_after: *retry_after },
+        };
+        self.outbox.answer(self.now, batch, answer);
+        if let Fate::Status(429 | 503, Some(wait)) = fate {
+            self.quiet_until = self.now + (*wait).min(config().backoff.max);
+        }
+    }
+
+    /// Lets the network heal and time pass until nothing is left to do.
+    fn settle(&mut self) {
+        self.disk.operations_left.set(None);
+        self.outbox.flush();
+        for _ in 0..10_000 {
+            match self.outbox.poll(self.now) {
+                Next::Send(attempt) => {
+                    let (accepted, rejected, retry) =
+                        self.collector.take(attempt.batch_id, &attempt.body, &Fate::Taken);
+                    let answer = Answer::Receipt { accepted, rejected, retry: &retry };
+                    self.outbox.answer(self.now, attempt.batch_id, answer);
+                }
+                Next::WaitUntil(then) => self.now = self.now.max(then),
+                Next::Idle => return self.check(),
+            }
+        }
+        panic!("the outbox does not come to rest");
+    }
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        3 => Just(Fate::Taken),
+        2 => any::<u8>().prop_map(Fate::Partly),
+        1 => any::<u8>().prop_map(Fate::Refused),
+        2 => Just(Fate::AnswerLost),
+        1 => Just(Fate::NeverArrived),
+        1 => Just(Fate::Junk),
+        2 => (prop_oneof![Just(429), Just(500), Just(503)], proptest::option::of(0..60_000u64))
+            .prop_map(|(status, wait)| Fate::Status(status, wait)),
+        1 => prop_oneof![Just(401), Just(403), Just(404), Just(413)].prop_map(|status| Fate::Status(status, None)),
+    ]
+}
+
+fn step(fate: impl Strategy<Value = Fate>) -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => any::<u8>().prop_map(Step::Push),
+        1 => Just(Step::Flush),
+        3 => (0..20_000u64).prop_map(Step::Pass),
+        1 => (0..1_000_000u64).prop_map(Step::JumpBack),
+        8 => fate.prop_map(Step::Poll),
+        1 => Just(Step::Resume),
+        1 => (0..6u32).prop_map(Step::CrashAfter),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn whatever_happens_every_event_is_counted_exactly_once(
+        seed in any::<u64>(),
+        steps in proptest::collection::vec(step(fate()), 1..120),
+    ) {
+        // A 413 for a single event drops it, so the model sends that only to larger batches.
+        let mut world = World::new(seed);
+        let mut dropped = 0;
+        for step in &steps {
+            world.step(step);
+            dropped = dropped.max(world.outbox.stats().dropped.total());
+        }
+        world.settle();
+        for id in &world.promised {
+            let counted = world.collector.counted.contains_key(id);
+            let refused = world.collector.refused.contains(id);
+            let may_be_dropped = steps.iter().any(|step| matches!(step, Step::Poll(Fate::Status(413, _))));
+            prop_assert!(counted || refused || may_be_dropped, "{id} was lost");
+            prop_assert!(!(counted && refused));
+        }
+    }
+
+    #[test]
+    fn final_answers_drop_with_a_reason(
+        seed in any::<u64>(),
+        status in prop_oneof![Just(400u16), Just(415), Just(422)],
+        events in 1..30usize,
+    ) {
+        let mut world = World::new(seed);
+        for _ in 0..events {
+            world.step(&Step::Push(7));
+        }
+        world.step(&Step::Flush);
+        let fate = Fate::Status(status, None);
+        for _ in 0..events {
+            world.step(&Step::Poll(fate.clone()));
+        }
+        let stats = world.outbox.stats();
+        prop_assert_eq!(stats.dropped.of(Reason::Refused), events as u64);
+        prop_assert_eq!(stats.queued, 0);
+
+        // The next batch tells the collector.
+        world.step(&Step::Push(1));
+        world.outbox.flush();
+        let Next::Send(attempt) = world.outbox.poll(world.now) else { panic!("nothing to send") };
+        let lost = format!("\"lost\":{{\"refused\":{events}}}");
+        prop_assert!(attempt.body.contains(&lost), "{}", attempt.body);
+    }
+}
+
+fn world_with(events: usize) -> World {
+    let mut world = World::new(1);
+    for _ in 0..events {
+        world.step(&Step::Push(1));
+    }
+    world
+}
+
+#[test]
+fn a_batch_is_sealed_by_count_by_bytes_and_by_age() {
+    let mut world = world_with(7);
+    assert_eq!(world.outbox.poll(START), Next::WaitUntil(START + config().batch_age));
+    world.step(&Step::Push(1));
+    assert!(matches!(world.outbox.poll(START), Next::Send(attempt) if attempt.events == 8), "by count");
+
+    let mut world = world_with(1);
+    assert!(matches!(world.outbox.poll(START + config().batch_age - 1), Next::WaitUntil(_)));
+    assert!(
+        matches!(world.outbox.poll(START + config().batch_age), Next::Send(attempt) if attempt.events == 1),
+        "by age"
+    );
+
+    let mut world = World::new(1);
+    for _ in 0..7 {
+        world.outbox.push(START, &Event::page_view("u".repeat(300))).unwrap();
+    }
+    let Next::Send(attempt) = world.outbox.poll(START) else { panic!("by bytes") };
+    assert!(attempt.body.len() <= config().batch_bytes && attempt.body.len() > config().batch_bytes / 2);
+}
+
+#[test]
+fn a_wrong_key_pauses_keeps_and_goes_on_when_it_is_replaced() {
+    let mut world = world_with(8);
+    world.poll(&Fate::Status(401, None));
+    assert_eq!(world.outbox.stats().paused, Some(Pause::Unauthorized));
+    assert!(matches!(world.outbox.poll(world.now + 60_000), Next::WaitUntil(_)));
+    world.outbox.resume();
+    world.poll(&Fate::Taken);
+    assert_eq!(world.outbox.stats().delivered, 8);
+    assert_eq!(world.outbox.stats().paused, None);
+}
+
+#[test]
+fn too_large_divides_until_the_single_event_that_is_too_large() {
+    let mut world = world_with(8);
+    let mut sent = Vec::new();
+    while let Next::Send(attempt) = world.outbox.poll(world.now) {
+        sent.push(attempt.events);
+        let poisoned = ids(&attempt.body).contains(world.promised.first().unwrap());
+        let answer = if poisoned {
+            Answer::Status { status: 413, retry_after: None }
+        } else {
+            Answer::Receipt { accepted: attempt.events, rejected: 0, retry: &[] }
+        };
+        world.outbox.answer(world.now, attempt.batch_id, answer);
+        world.check();
+    }
+    assert_eq!(sent, [8, 4, 4, 2, 2, 1, 1]);
+    assert_eq!(world.outbox.stats().delivered, 7);
+    assert_eq!(world.outbox.stats().dropped.of(Reason::TooLarge), 1);
+}
+
+#[test]
+fn a_poisoned_batch_does_not_block_the_rest() {
+    let mut world = world_with(8 * 20);
+    let mut poison = None;
+    for _ in 0..200 {
+        match world.outbox.poll(world.now) {
+            Next::Send(attempt) if *poison.get_or_insert(attempt.batch_id) == attempt.batch_id => {
+                world.outbox.answer(world.now, attempt.batch_id, Answer::Status { status: 500, retry_after: None });
+            }
+            Next::Send(attempt) => {
+                let answer = Answer::Receipt { accepted: attempt.events, rejected: 0, retry: &[] };
+                world.outbox.answer(world.now, attempt.batch_id, answer);
+            }
+            Next::WaitUntil(then) => world.now = then,
+            Next::Idle => break,
+        }
+    }
+    assert_eq!(world.outbox.stats().delivered, 8 * 19);
+    assert_eq!(world.outbox.stats().queued, 8);
+}
+
+#[test]
+fn the_oldest_batch_goes_when_the_queue_is_full_or_too_old() {
+    let mut config = config();
+    config.queue_bytes = 10_000;
+    let disk = Disk::default();
+    let mut outbox = Outbox::new(config, disk, || 7).unwrap();
+    let mut last: Option<EventId> = None;
+    let mut seed = 0;
+    for _ in 0..100 {
+        seed += 1;
+        let event = Event::custom("n".repeat(100)).encode(START, &mut || seed).unwrap();
+        outbox.push_encoded(START + seed, &event).unwrap();
+        last = Some(event.event_id);
+    }
+    let full = outbox.stats().dropped.of(Reason::QueueFull);
+    assert!(full > 0 && full < 100);
+    outbox.flush();
+    let mut bodies = String::new();
+    let week = 7 * 24 * 3_600_000;
+    while let Next::Send(attempt) = outbox.poll(START + week / 2) {
+        bodies.push_str(&attempt.body);
+        outbox.answer(START + week / 2, attempt.batch_id, Answer::None);
+        break;
+    }
+    assert!(matches!(outbox.poll(START + 2 * week), Next::Idle));
+    let stats = outbox.stats();
+    assert_eq!(stats.dropped.of(Reason::Expired), 100 - full);
+    assert_eq!(stats.queued, 0);
+    assert!(last.is_some());
+}
