@@ -7,6 +7,7 @@ use crate::server::{serve, stop_signal};
 use crate::site::{self, Sites};
 use crate::store::{Counters, Lake, Store};
 use clap::{Args, Parser, Subcommand};
+use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -98,7 +99,7 @@ impl Cli {
             Command::Serve(options) => options.run().await,
             Command::Site(SiteCommand::Add { name, origins, sites }) => {
                 let keys = site::add(&sites, &name, &origins)?;
-                println!("username: {name}\nsecret_key: {}\nwrite_key: {}", keys.secret_key, keys.write_key);
+                say(&format!("username: {name}\nsecret_key: {}\nwrite_key: {}", keys.secret_key, keys.write_key));
                 Ok(())
             }
         }
@@ -118,7 +119,7 @@ impl Serve {
             None => router(Arc::clone(&collector)),
         };
         let address = listener.local_addr().map_err(|error| Error::config("cannot listen").because(error))?;
-        println!("listening on http://{address}");
+        say(&format!("listening on http://{address}"));
         serve(listener, router, async {
             if let Err(error) = stop_signal().await {
                 tracing::error!(cause = %crate::error::chain(&error), "stopping");
@@ -126,7 +127,7 @@ impl Serve {
         })
         .await?;
         collector.store.close().await?;
-        println!("stopped");
+        say("stopped");
         Ok(())
     }
 
@@ -151,6 +152,14 @@ impl Serve {
             (Sink::Named("dynamodb", table), _) => Counters::DynamoDb(crate::dynamodb::DynamoDb::new(&aws, table)),
             _ => return Err(Error::config("--counters is sqlite or dynamodb:TABLE")),
         };
-        Ok(Store::new(lake, counters))
+        let store = Store::new(lake, counters);
+        #[cfg(feature = "aws")]
+        store.warm().await;
+        Ok(store)
     }
+}
+
+/// Prints a line. That nobody reads it is no reason to fail.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }

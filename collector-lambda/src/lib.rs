@@ -8,6 +8,8 @@
 //! - [`store`] says what stands behind: the embedded store, Firehose, DynamoDB.
 
 pub mod auth;
+#[cfg(feature = "aws")]
+mod aws;
 pub mod batch;
 #[cfg(feature = "server")]
 pub mod cli;
@@ -22,6 +24,8 @@ pub mod firehose;
 pub mod ingest;
 #[cfg(feature = "server")]
 mod lake;
+#[cfg(feature = "lambda")]
+pub mod lambda;
 pub mod problem;
 mod request;
 pub mod routes;

@@ -103,6 +103,26 @@ impl Store {
         }
     }
 
+    /// Opens connections ahead of the first request, and logs what cannot be used.
+    #[cfg(feature = "aws")]
+    pub async fn warm(&self) {
+        let lake = async {
+            match &self.lake {
+                #[cfg(feature = "server")]
+                Lake::Directory(_) => {}
+                Lake::Firehose(stream) => stream.warm().await,
+            }
+        };
+        let counters = async {
+            match &self.counters {
+                #[cfg(feature = "server")]
+                Counters::Sqlite(_) => {}
+                Counters::DynamoDb(table) => table.warm().await,
+            }
+        };
+        tokio::join!(lake, counters);
+    }
+
     /// Brings everything that has been accepted to its place, and takes no more.
     pub async fn close(&self) -> Result<(), Error> {
         #[cfg(feature = "server")]

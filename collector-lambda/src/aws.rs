@@ -1,0 +1,105 @@
+//! What Firehose and DynamoDB have in common: how long a call may take, when it is worth repeating, and
+//! what to say when it is not.
+//!
+//! The SDK's own retries are off. Only the caller knows what a repetition must look like: Firehose gets
+//! the failed records alone, DynamoDB another shard.
+
+use crate::Error;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::config::http::HttpResponse;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use rand::RngExt;
+use std::error::Error as StdError;
+use std::future::Future;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long one sink is tried for one request. The last attempt may begin at its end.
+const BUDGET: Duration = Duration::from_secs(4);
+/// How long one attempt may take, connecting included.
+const ATTEMPT: Duration = Duration::from_secs(2);
+const CONNECT: Duration = Duration::from_secs(1);
+const FIRST_CEILING: Duration = Duration::from_millis(40);
+const LAST_CEILING: Duration = Duration::from_secs(1);
+
+/// What the SDK reports as a failed call.
+pub(crate) type CallError<E> = SdkError<E, HttpResponse>;
+
+/// One attempt a call, and not for long.
+pub(crate) fn limits() -> (RetryConfig, TimeoutConfig) {
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
+    (RetryConfig::disabled(), timeouts)
+}
+
+/// Full-jitter backoff within a time budget.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    deadline: Instant,
+    ceiling: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self { deadline: Instant::now() + BUDGET, ceiling: FIRST_CEILING }
+    }
+
+    /// Waits before another attempt. `false` says that there is no time for one.
+    pub(crate) async fn wait(&mut self) -> bool {
+        let until = Instant::now() + self.ceiling.mul_f64(rand::rng().random());
+        if until >= self.deadline {
+            return false;
+        }
+        tokio::time::sleep_until(until).await;
+        self.ceiling = (self.ceiling * 2).min(LAST_CEILING);
+        true
+    }
+}
+
+/// Calls until it works, is refused, or the time is up. Only for what may happen twice.
+pub(crate) async fn repeat<T, E, F>(backoff: &mut Backoff, call: impl Fn() -> F) -> Result<T, CallError<E>>
+where
+    E: ProvideErrorMetadata,
+    F: Future<Output = Result<T, CallError<E>>>,
+{
+    loop {
+        match call().await {
+            Err(error) if !is_refusal(&error) && backoff.wait().await => {}
+            result => return result,
+        }
+    }
+}
+
+/// Whether AWS will say the same again however often it is asked.
+pub(crate) fn is_refusal<E: ProvideErrorMetadata>(error: &CallError<E>) -> bool {
+    matches!(
+        error.code(),
+        Some(
+            "ResourceNotFoundException"
+                | "AccessDeniedException"
+                | "UnrecognizedClientException"
+                | "InvalidSignatureException"
+                | "IncompleteSignatureException"
+                | "MissingAuthenticationTokenException"
+                | "ExpiredTokenException"
+                | "OptInRequired"
+                | "ValidationException"
+                | "InvalidArgumentException"
+                | "InvalidSourceException"
+                | "InvalidKMSResourceException"
+                | "SerializationException"
+        )
+    )
+}
+
+/// What to answer when a call to `sink` (such as "the table x") has failed for good. The name of the
+/// sink and the cause are for the log, not for whoever sent the request.
+pub(crate) fn unavailable<E>(what: &str, sink: &str, error: CallError<E>) -> Error
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    let after = Duration::from_secs(if is_refusal(&error) { 30 } else { 2 });
+    let code = error.code().unwrap_or("no answer");
+    let cause = Error::config(format!("{sink} cannot be used ({code})")).because(error);
+    Error::unavailable(format!("{what} cannot be used now"), after).because(cause)
+}

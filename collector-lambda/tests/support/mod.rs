@@ -1,0 +1,160 @@
+//! A real collector process on a free port with a fresh data directory, and ways to look at what it keeps.
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of this")]
+
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use tallymark_collector::site;
+
+pub const ORIGIN: &str = "https://shop.example";
+
+/// A folder that goes when the test ends.
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("tallymark-{:016x}", rand::random::<u64>()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+pub struct Collector {
+    pub url: String,
+    pub secret_key: String,
+    pub write_key: String,
+    pub http: reqwest::Client,
+    folder: Folder,
+    arguments: Vec<String>,
+    process: Child,
+}
+
+impl Collector {
+    pub fn start(arguments: &[&str]) -> Self {
+        let folder = Folder::new();
+        let keys = site::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()]).unwrap();
+        let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+        let (process, url) = spawn(&folder.0, &arguments);
+        let http = reqwest::Client::new();
+        Self { url, secret_key: keys.secret_key, write_key: keys.write_key, http, folder, arguments, process }
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.0.join("data")
+    }
+
+    /// Ends it without warning.
+    pub fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    pub fn restart(&mut self) {
+        (self.process, self.url) = spawn(&self.folder.0, &self.arguments);
+    }
+
+    /// Asks it to stop, and waits until it has.
+    pub fn stop(&mut self) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        let status = self.process.wait().unwrap();
+        assert!(status.success(), "{status}");
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> reqwest::RequestBuilder {
+        self.http.post(format!("{}{path}", self.url)).basic_auth("shop", Some(&self.secret_key)).json(body)
+    }
+
+    pub async fn get(&self, path_and_query: &str) -> Value {
+        let url = format!("{}{path_and_query}", self.url);
+        let response = self.http.get(url).basic_auth("shop", Some(&self.secret_key)).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path_and_query}");
+        response.json().await.unwrap()
+    }
+
+    pub async fn total(&self, event_type: &str) -> u64 {
+        self.get(&format!("/v1/counts?event_type={event_type}")).await["total"].as_u64().unwrap()
+    }
+
+    /// How often each event is in the sealed files of the lake.
+    pub fn lake(&self) -> BTreeMap<String, u32> {
+        let mut events = BTreeMap::new();
+        for line in lake_lines(&self.data_dir()) {
+            *events.entry(line["event_id"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+        events
+    }
+}
+
+impl Drop for Collector {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn spawn(folder: &Path, arguments: &[String]) -> (Child, String) {
+    let mut process = Command::new(env!("CARGO_BIN_EXE_tallymark-collector"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(folder.join("data"))
+        .arg("--sites")
+        .arg(folder.join("sites.json"))
+        .args(arguments)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
+    (process, url)
+}
+
+/// All lines of all sealed files.
+pub fn lake_lines(data_dir: &Path) -> Vec<Value> {
+    let mut lines = Vec::new();
+    let mut folders = vec![data_dir.join("raw")];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "ndjson") {
+                let text = std::fs::read_to_string(&path).unwrap();
+                assert!(text.ends_with('\n'));
+                for line in text.lines() {
+                    let line: Value = serde_json::from_str(line).unwrap();
+                    let place = path.parent().unwrap().to_string_lossy().into_owned();
+                    let username = line["username"].as_str().unwrap();
+                    let event_type = line["event_type"].as_str().unwrap();
+                    assert!(place.contains(&format!("username={username}/event_type={event_type}/day=20")), "{place}");
+                    lines.push(line);
+                }
+            }
+        }
+    }
+    lines
+}
+
+pub fn uuid() -> String {
+    tallymark::EventId::new(now(), &mut rand::random::<u64>).to_string()
+}
+
+pub fn now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+/// A batch of custom events with fresh ids.
+pub fn batch(events: usize) -> Value {
+    let events: Vec<_> = (0..events)
+        .map(|n| json!({"event_id": uuid(), "event_type": "custom", "occurred_at": now(), "name": format!("n{}", n % 5)}))
+        .collect();
+    json!({"batch_id": uuid(), "sdk": "test/1", "events": events})
+}
