@@ -109,7 +109,8 @@ impl DynamoDb {
             let call = self.client.batch_get_item().set_request_items(Some(keys));
             let answer =
                 aws::repeat(&mut backoff, || call.clone().send()).await.map_err(|error| self.unavailable(error))?;
-            count += answer.responses.into_iter().flat_map(HashMap::into_values).flatten().map(|item| n(&item)).sum::<u64>();
+            count +=
+                answer.responses.into_iter().flat_map(HashMap::into_values).flatten().map(|item| n(&item)).sum::<u64>();
             left = answer.unprocessed_keys.filter(|keys| !keys.is_empty());
             if left.is_some() && !backoff.wait().await {
                 return Err(Error::unavailable("The counters are busy", Duration::from_secs(2)));
@@ -246,9 +247,7 @@ impl DynamoDb {
         let update = if is_last {
             update.update_expression("REMOVE #part, #plan").expression_attribute_names("#plan", "plan")
         } else {
-            update
-                .update_expression("SET #part = :next")
-                .expression_attribute_values(":next", number(part as u64 + 1))
+            update.update_expression("SET #part = :next").expression_attribute_values(":next", number(part as u64 + 1))
         };
         Ok(TransactWriteItem::builder().update(update.build().map_err(cannot_build)?).build())
     }

@@ -12,6 +12,7 @@ use crate::lake;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -117,12 +118,16 @@ impl Embedded {
             let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
             Ok((writer, connect(&path, read_only)?, connect(&path, read_only)?, name))
         };
-        let (writer, reader, roller, name) = open()
+        let (mut writer, reader, roller, name) = open()
             .map_err(|error| Error::config(format!("cannot open the database {}", path.display())).because(error))?;
+
+        let raw = folder.join("raw");
+        if let Err(error) = catch_up(&mut writer, &raw, &name) {
+            tracing::error!(cause = %crate::error::chain(&error), "cannot move lines to the lake; they are kept");
+        }
 
         let (jobs, waiting) = mpsc::channel(WAITING);
         let (signals, told) = std::sync::mpsc::channel();
-        let raw = folder.join("raw");
         let threads = vec![
             spawn("tallymark-writer", {
                 let signals = signals.clone();
@@ -410,6 +415,15 @@ fn find(db: &Connection, username: &str, batch_id: BatchId) -> rusqlite::Result<
     Ok(Some(Receipt { duplicate: true, ..receipt }))
 }
 
+/// Moves what an earlier life has left behind, first of all a move that it had begun.
+fn catch_up(db: &mut Connection, raw: &Path, store: &str) -> Result<(), Error> {
+    while let Some(upto) = begin_roll(db).map_err(unavailable)? {
+        lake::write_files(db, raw, store, upto)?;
+        end_roll(db, upto).map_err(unavailable)?;
+    }
+    Ok(())
+}
+
 /// Decides which lines to move. One move that was begun and not ended is taken up again, the same.
 fn begin_roll(db: &mut Connection) -> rusqlite::Result<Option<i64>> {
     let transaction = db.transaction()?;
@@ -432,7 +446,7 @@ fn end_roll(db: &mut Connection, upto: i64) -> rusqlite::Result<()> {
     transaction.commit()
 }
 
-/// The roller: once at the start, then at intervals, and once more at the end.
+/// The roller: at intervals, and once more at the end.
 fn roll_on(
     jobs: &mpsc::Sender<Job>,
     db: &Connection,
@@ -441,14 +455,9 @@ fn roll_on(
     every: Duration,
     signals: &std::sync::mpsc::Receiver<Signal>,
 ) {
-    loop {
-        // What is behind after a crash, or has come while the last move was made, is moved at once.
+    while let Ok(Signal::Roll) | Err(RecvTimeoutError::Timeout) = signals.recv_timeout(every) {
         if let Err(error) = lake::roll(jobs, db, raw, store) {
             tracing::error!(cause = %crate::error::chain(&error), "cannot move lines to the lake; they are kept");
-        }
-        match signals.recv_timeout(every) {
-            Ok(Signal::Roll) | Err(std::sync::mpsc::RecvTimeoutError::Timeout) => {}
-            _ => break,
         }
     }
     if let Err(error) = lake::roll(jobs, db, raw, store) {

@@ -66,8 +66,9 @@ impl Firehose {
         };
         // The answer has one entry for each record, in order. What it has none for may not be stored.
         let entries = answer.request_responses();
-        let is_stored =
-            |at| entries.get(at).is_some_and(|entry| entry.error_code().is_none() && entry.record_id().is_some());
+        let is_stored = |at: usize| {
+            entries.get(at).is_some_and(|entry| entry.error_code().is_none() && entry.record_id().is_some())
+        };
         let failed: Vec<_> =
             events.iter().enumerate().filter(|&(at, _)| !is_stored(at)).map(|(_, &event)| event).collect();
         if !failed.is_empty() {

@@ -29,7 +29,8 @@ fn ask<T>(jobs: &mpsc::Sender<Job>, job: impl FnOnce(oneshot::Sender<T>) -> Job)
     answer.blocking_recv().map_err(|_| gone())
 }
 
-fn write_files(db: &Connection, raw: &Path, store: &str, upto: i64) -> Result<(), Error> {
+/// Writes the lines up to this number, partition by partition. Done again, it writes the same files.
+pub(crate) fn write_files(db: &Connection, raw: &Path, store: &str, upto: i64) -> Result<(), Error> {
     let failed = |what: &str| Error::unavailable(what, Duration::from_secs(5));
     let read = |error: rusqlite::Error| failed("cannot read the lines to move").because(error);
     let mut partitions = db
@@ -91,4 +92,95 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::{Accepted, Prepared};
+    use crate::embedded::{Embedded, Keep};
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
+
+    fn batch(number: u8) -> Prepared {
+        let event = |index| Accepted {
+            index,
+            event_type: if index == 0 { "page_view" } else { "custom" },
+            key: "k".into(),
+            hour: 0,
+            line: format!("{number}.{index}"),
+        };
+        Prepared {
+            username: "shop".into(),
+            batch_id: uuid::Uuid::from_bytes([number; 16]).into(),
+            received_at: u64::from(number) * 1_800_000,
+            events: vec![event(0), event(1), event(2)],
+            rejected: Vec::new(),
+            retry: Vec::new(),
+            lost: BTreeMap::new(),
+        }
+    }
+
+    fn lines(folder: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                found.extend(lines(&path));
+            } else if path.extension().is_some_and(|extension| extension == "ndjson") {
+                found.extend(fs::read_to_string(path).unwrap().lines().map(Into::into));
+            }
+        }
+        found.sort();
+        found
+    }
+
+    async fn open_with(folder: &PathBuf, numbers: std::ops::Range<u8>) -> Embedded {
+        let embedded = Embedded::open(folder, Duration::from_secs(3600)).unwrap();
+        for number in numbers {
+            embedded.commit(batch(number), Keep::LinesAndCounts).await.unwrap();
+        }
+        embedded
+    }
+
+    /// Cuts a move off after each of its steps: begun; one file; all files. Then goes on as after a crash.
+    #[tokio::test]
+    async fn a_move_that_was_cut_off_is_made_again_the_same() {
+        for files_written in 0..=4 {
+            let folder = std::env::temp_dir().join(format!("tallymark-{:016x}", rand::random::<u64>()));
+            let raw = folder.join("raw");
+            let embedded = open_with(&folder, 0..4).await;
+            let db = Connection::open(folder.join("tallymark.db")).unwrap();
+            db.execute("INSERT INTO roll SELECT max(seq) FROM held", []).unwrap();
+            let (upto, store): (i64, String) =
+                db.query_row("SELECT upto, name FROM roll, store", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+            write_files(&db, &raw, &store, upto).unwrap();
+            let all = files(&raw);
+            assert_eq!(all.len(), 4, "two event types in two hours");
+            for file in &all[files_written..] {
+                fs::rename(file, file.with_extension("open")).unwrap();
+            }
+            // More has come before the crash, also for the same partitions.
+            embedded.commit(batch(4), Keep::LinesAndCounts).await.unwrap();
+            embedded.commit(batch(3), Keep::LinesAndCounts).await.unwrap();
+            std::mem::forget(embedded);
+            fs::remove_file(folder.join("lock")).unwrap();
+
+            open_with(&folder, 5..6).await.close().await.unwrap();
+            let mut expected: Vec<_> = (0..6).flat_map(|n| (0..3).map(move |i| format!("{n}.{i}"))).collect();
+            expected.sort();
+            assert_eq!(lines(&raw), expected, "after {files_written} files");
+            fs::remove_dir_all(folder).unwrap();
+        }
+    }
+
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() { found.extend(files(&path)) } else { found.push(path) }
+        }
+        found.sort();
+        found
+    }
 }

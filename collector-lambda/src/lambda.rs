@@ -56,10 +56,7 @@ pub async fn collector(variable: impl Fn(&str) -> Option<String>) -> Result<Coll
         ));
     }
     let aws = aws_config::load_from_env().await;
-    let store = Store::new(
-        Lake::Firehose(Firehose::new(&aws, stream)),
-        Counters::DynamoDb(DynamoDb::new(&aws, table)),
-    );
+    let store = Store::new(Lake::Firehose(Firehose::new(&aws, stream)), Counters::DynamoDb(DynamoDb::new(&aws, table)));
     // The first request should not wait for connections that can be opened while the function starts.
     let (json, ()) = tokio::join!(sites(&aws, secret, json), store.warm());
     Ok(Collector { sites: Sites::from_json(&json?)?, store })
@@ -71,7 +68,8 @@ async fn sites(aws: &SdkConfig, secret: Option<String>, json: Option<String>) ->
     }
     let cannot = || Error::config("cannot read the sites from the secret TALLYMARK_SITES_SECRET");
     let client = aws_sdk_secretsmanager::Client::new(aws);
-    let secret = client.get_secret_value().set_secret_id(secret).send().await.map_err(|error| cannot().because(error))?;
+    let secret =
+        client.get_secret_value().set_secret_id(secret).send().await.map_err(|error| cannot().because(error))?;
     secret.secret_string.ok_or_else(|| cannot().because("it is not text"))
 }
 

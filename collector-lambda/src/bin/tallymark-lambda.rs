@@ -14,9 +14,8 @@ async fn main() -> ExitCode {
 /// One JSON object a line, at the level that the function's logging configuration or `RUST_LOG` asks for.
 fn log() {
     let level = ["AWS_LAMBDA_LOG_LEVEL", "RUST_LOG"].into_iter().find_map(|name| std::env::var(name).ok());
-    let filter = EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .parse_lossy(level.unwrap_or_default());
+    let filter =
+        EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).parse_lossy(level.unwrap_or_default());
     // At TRACE the runtime would log whole events, keys and all.
     let filter = match "lambda_runtime=info".parse() {
         Ok(quiet) => filter.add_directive(quiet),

@@ -1,0 +1,151 @@
+//! The router in this process: slow senders under a virtual clock, and bodies of every kind.
+#![cfg(feature = "server")]
+
+mod support;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use proptest::prelude::*;
+use serde_json::{Value, json};
+use std::sync::Arc;
+use std::time::Duration;
+use support::{Folder, uuid};
+use tallymark_collector::embedded::Embedded;
+use tallymark_collector::routes::{self, Collector};
+use tallymark_collector::site::{self, Sites};
+use tallymark_collector::store::{Counters, Lake, Store};
+use tower::ServiceExt;
+
+struct World {
+    router: Router,
+    authorization: String,
+    _folder: Folder,
+}
+
+fn world() -> World {
+    use base64::Engine;
+    let folder = Folder::new();
+    let file = folder.0.join("sites.json");
+    let keys = site::add(&file, "shop", &[]).unwrap();
+    let credentials = format!("shop:{}", keys.secret_key);
+    let embedded = Embedded::open(&folder.0.join("data"), Duration::from_secs(3600)).unwrap();
+    let store = Store::new(Lake::Directory(embedded.clone()), Counters::Sqlite(embedded));
+    let router = routes::router(Arc::new(Collector { sites: Sites::from_file(&file).unwrap(), store }));
+    let authorization = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials));
+    World { router, authorization, _folder: folder }
+}
+
+impl World {
+    async fn post(&self, path: &str, body: Body) -> (StatusCode, Value) {
+        let request = Request::post(path)
+            .header("authorization", &self.authorization)
+            .header("content-type", "application/json")
+            .body(body)
+            .unwrap();
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+}
+
+/// A body that never comes.
+struct Stalled;
+
+impl http_body::Body for Stalled {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        std::task::Poll::Pending
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_does_not_come_is_not_waited_for() {
+    let world = world();
+    let (status, problem) = world.post("/v1/batch", Body::new(Stalled)).await;
+    assert_eq!(status, 408);
+    assert_eq!(problem["code"], "request_timeout");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_sends_no_request_is_closed() {
+    use tokio::io::AsyncReadExt;
+    let world = world();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let server = tokio::spawn(tallymark_collector::server::serve(listener, world.router.clone(), async {
+        let _ = stopped.await;
+    }));
+    let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    stop.send(()).unwrap();
+    server.await.unwrap().unwrap();
+}
+
+fn json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        "\\PC{0,12}".prop_map(Value::from),
+        Just(json!("page_view")),
+        Just(json!("custom")),
+    ];
+    let name = prop_oneof![
+        Just("event_type".to_owned()),
+        Just("event_id".to_owned()),
+        Just("occurred_at".to_owned()),
+        Just("name".to_owned()),
+        Just("url".to_owned()),
+        Just("properties".to_owned()),
+        Just("weight".to_owned()),
+        "[a-z]{1,4}",
+    ];
+    leaf.prop_recursive(3, 24, 6, move |inner| {
+        prop_oneof![
+            proptest::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            proptest::collection::btree_map(name.clone(), inner, 0..8)
+                .prop_map(|members| Value::Object(members.into_iter().collect())),
+        ]
+    })
+}
+
+/// Whatever is sent, every event of a batch gets one verdict, and nothing else is more than a problem.
+#[test]
+fn any_body_gets_a_clear_answer() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let world = world();
+    let config = ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) };
+    proptest!(config, |(events in proptest::collection::vec(json(), 0..8), cut in 0..400usize, lost in json())| {
+        runtime.block_on(async {
+            let batch = json!({"batch_id": uuid(), "events": events});
+            let (status, receipt) = world.post("/v1/batch", Body::from(batch.to_string())).await;
+            prop_assert_eq!(status, 200);
+            let verdicts = receipt["accepted"].as_u64().unwrap() + receipt["rejected"].as_array().unwrap().len() as u64;
+            prop_assert_eq!(verdicts, events.len() as u64);
+
+            let odd = json!({"batch_id": uuid(), "lost": lost, "events": []});
+            let (status, _) = world.post("/v1/batch", Body::from(odd.to_string())).await;
+            prop_assert!(status == 200 || status == 400);
+
+            let mut bytes = batch.to_string().into_bytes();
+            bytes.truncate(cut);
+            for path in ["/v1/batch", "/track", "/web/page_view", "/button/click"] {
+                let (status, problem) = world.post(path, Body::from(bytes.clone())).await;
+                prop_assert!(status == 200 || problem["code"].is_string());
+                prop_assert!(status.as_u16() < 500);
+            }
+            Ok(())
+        })?;
+    });
+}
