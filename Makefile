@@ -1,0 +1,73 @@
+# `make demo` and `make test` do everything themselves; the other targets are their parts.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint test-rust test-wasm test-npm test-python test-demo clean
+
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+export PORT ?= 8787
+export DATA_DIR ?= .tallymark
+
+CORE := $(wildcard sdk/src/*.rs sdk/Cargo.toml)
+TRACKER := $(CORE) $(wildcard tracker-wasm/src/*.rs tracker-wasm/Cargo.toml) Cargo.toml Cargo.lock \
+	$(wildcard npm/src/*.ts npm/build.mjs npm/package-lock.json npm/tsconfig.json)
+
+help:
+	@echo "make demo   a page whose clicks you can watch arrive (PORT=8787, DATA_DIR=.tallymark)"
+	@echo "make test   everything that proves it"
+
+demo:
+	@.ci/tools wasm npm
+	@$(MAKE) --no-print-directory npm/dist/tallymark.js
+	@echo "– building the collector"
+	@cargo build --quiet --release --package tallymark-collector --no-default-features --features server
+	@COLLECTOR=target/release/tallymark-collector node examples/static-site/demo.mjs
+
+test: lint test-rust test-wasm test-npm test-python test-demo
+	@echo "everything passed"
+
+# The tracker, for the script tag and for bundlers.
+npm/dist/tallymark.js: $(TRACKER)
+	@.ci/tools wasm npm
+	@echo "– building the tracker"
+	@cd npm && npm run --silent build
+
+lint:
+	@.ci/tools wasm
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --all-features -- -D warnings
+	cargo clippy --package tallymark --no-default-features -- -D warnings
+	cargo clippy --package tallymark --no-default-features --features json -- -D warnings
+	cargo clippy --package tallymark-collector --no-default-features --features server -- -D warnings
+	cargo clippy --package tallymark-collector --no-default-features --features lambda -- -D warnings
+	cargo clippy --package tallymark --package tallymark-tracker --no-default-features --target wasm32-unknown-unknown -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+
+test-rust:
+	@.ci/tools python
+	cargo test --workspace --all-features
+
+# The tracker's own tests, in a real browser.
+test-wasm:
+	@.ci/tools wasm browser
+	CHROMEDRIVER="$$(command -v $${CHROMEDRIVER:-chromedriver})" wasm-pack test --headless --chrome --mode no-install tracker-wasm
+
+test-npm: npm/dist/tallymark.js
+	@.ci/tools npm browser
+	cd npm && npm test
+
+test-python:
+	@.ci/tools python
+	cargo build --package tallymark-collector
+	TALLYMARK_COLLECTOR=target/debug/tallymark-collector .tools/venv/bin/python -m pytest -q -p no:cacheprovider collector-lambda/tests
+
+# The demo, as `make demo` runs it, in a real browser.
+test-demo: npm/dist/tallymark.js
+	@.ci/tools npm browser
+	cargo build --package tallymark-collector
+	COLLECTOR=target/debug/tallymark-collector node --test examples/static-site/demo.test.mjs
+
+clean:
+	cargo clean
+	rm -rf .tools npm/node_modules npm/dist npm/build
