@@ -1,4 +1,43 @@
 //! Typed events, batched and delivered exactly once to a Tallymark collector.
+//!
+//! ```no_run
+//! # #[cfg(feature = "client")]
+//! # async fn example() -> Result<(), tallymark::Error> {
+//! use std::time::Duration;
+//! use tallymark::{ButtonClick, Client, Custom, PageView};
+//!
+//! let client = Client::builder("https://collect.shop.example", "shop", "tms_…").build()?;
+//! client.track(PageView::new("https://shop.example/").title("Shop").session_id("xyz"))?;
+//! client.track(ButtonClick::new("buy").session_id("xyz"))?;
+//! client.track(Custom::new("charge").property("value", 100))?;
+//! client.shutdown(Duration::from_secs(10)).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is in it
+//!
+//! - [`Event`] and its kinds, with the [`limits`] that clients and the collector share.
+//! - [`Outbox`], the pure core: it decides when to seal, send, retry, give up and drop, and leaves storage to a
+//!   [`Spool`], and time, randomness and the network to a driver.
+//! - [`Client`], such a driver: async, over reqwest.
+//!
+//! # Features
+//!
+//! | feature | default | |
+//! |---|---|---|
+//! | `client` | yes | the async client; needs a tokio runtime |
+//! | `json` | with `client` | the wire types, read and written with serde |
+//!
+//! Without features the crate is the core alone. It depends on nothing but `uuid` and compiles to
+//! `wasm32-unknown-unknown`, where the browser tracker uses it.
+//!
+//! # Delivery
+//!
+//! A sealed batch has an id and bytes that never change, and the collector counts each id once. So a batch may be sent
+//! as often as it takes. Where every event has gone is in [`Stats`], and adds up at every moment:
+//! `made + adopted = delivered + rejected + dropped + queued`. The queue is in memory for now: what is queued when the
+//! process is killed is lost.
 
 mod body;
 #[cfg(feature = "client")]
@@ -28,3 +67,7 @@ pub use retry::Backoff;
 pub use spool::{MemorySpool, Segment, Spool};
 #[cfg(feature = "json")]
 pub use wire::{Batch, Receipt, Rejected};
+
+#[cfg(all(doctest, feature = "client"))]
+#[doc = include_str!("../../README.md")]
+struct Readme;
