@@ -44,6 +44,11 @@ impl Backoff {
         Self { deadline: Instant::now() + BUDGET, ceiling: FIRST_CEILING }
     }
 
+    /// After a success: the next wait is a short one again, within the same budget.
+    pub(crate) fn relax(&mut self) {
+        self.ceiling = FIRST_CEILING;
+    }
+
     /// Waits before another attempt. `false` says that there is no time for one.
     pub(crate) async fn wait(&mut self) -> bool {
         let until = Instant::now() + self.ceiling.mul_f64(rand::rng().random());

@@ -193,6 +193,7 @@ impl DynamoDb {
     async fn count_parts(&self, work: Work, from: usize, backoff: &mut Backoff) -> Result<Receipt, Error> {
         for part in from..work.ends.len() {
             // Whether by this call or by another that is at it too: the part is counted.
+            backoff.relax();
             self.count_part(&work, part, "", backoff).await?;
         }
         Ok(work.receipt)

@@ -135,7 +135,7 @@ mod tests {
         found
     }
 
-    async fn open_with(folder: &PathBuf, numbers: std::ops::Range<u8>) -> Embedded {
+    async fn open_with(folder: &Path, numbers: std::ops::Range<u8>) -> Embedded {
         let embedded = Embedded::open(folder, Duration::from_secs(3600)).unwrap();
         for number in numbers {
             embedded.commit(batch(number), Keep::LinesAndCounts).await.unwrap();

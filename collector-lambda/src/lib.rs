@@ -23,7 +23,7 @@ mod error;
 pub mod firehose;
 pub mod ingest;
 #[cfg(feature = "server")]
-mod lake;
+pub mod lake;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 pub mod problem;

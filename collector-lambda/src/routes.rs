@@ -353,6 +353,7 @@ async fn published_limits() -> Json<Value> {
         "user_id_bytes": limits::NAME_BYTES,
         "useragent_bytes": limits::USERAGENT_BYTES,
         "ipaddress_bytes": limits::IPADDRESS_BYTES,
+        "properties_depth": limits::PROPERTIES_DEPTH,
         "weight": limits::WEIGHT,
     }))
 }

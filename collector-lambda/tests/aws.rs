@@ -1,1 +1,673 @@
-//! To be written.
+//! Firehose and DynamoDB behind the collector: against local AWS, through a proxy that injects faults, and
+//! against a Firehose that fails as it is told.
+#![expect(clippy::unwrap_used, reason = "what goes wrong here fails a test")]
+
+mod local;
+
+use aws_config::SdkConfig;
+use aws_sdk_dynamodb::types::AttributeValue;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::{Json, http};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use hyper::body::Frame;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tallymark::{BatchId, EventId, Receipt};
+use tallymark_collector::Error;
+use tallymark_collector::batch::{Accepted, Prepared};
+use tallymark_collector::counts::Query;
+use tallymark_collector::dynamodb::DynamoDb;
+use tallymark_collector::firehose::Firehose;
+use tallymark_collector::store::{Counters, Lake, Store};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+
+const HOUR: u64 = 3_600_000;
+/// 2026-01-01 00:00 UTC.
+const NOW: u64 = 1_767_225_600_000;
+
+// ---- batches ----
+
+/// A batch of events of these types and keys, all in the hour of `NOW`.
+fn batch<K: Into<String>>(events: impl IntoIterator<Item = (&'static str, K)>) -> Prepared {
+    let batch_id = BatchId::new(NOW, &mut rand::random::<u64>);
+    let events = (0..).zip(events).map(|(index, (event_type, key))| {
+        let (key, event_id) = (key.into(), EventId::new(NOW, &mut rand::random::<u64>));
+        let line = json!({"event_id": event_id, "event_type": event_type, "key": key, "batch_id": batch_id});
+        Accepted { index, event_type, key, hour: NOW / HOUR, line: line.to_string() }
+    });
+    Prepared {
+        username: "shop".into(),
+        batch_id,
+        received_at: NOW,
+        events: events.collect(),
+        rejected: Vec::new(),
+        retry: Vec::new(),
+        lost: BTreeMap::new(),
+    }
+}
+
+/// More counters than ten transactions may hold.
+fn wide_batch() -> Prepared {
+    batch((0..500).map(|n| ("page_view", format!("https://shop.example/{n}"))))
+}
+
+/// The batch as it comes again, five hours later, to a collector that knows nothing of the first time.
+fn later(batch: &Prepared) -> Prepared {
+    let mut batch = Prepared { received_at: batch.received_at + 5 * HOUR, retry: Vec::new(), ..batch.clone() };
+    for event in &mut batch.events {
+        event.hour += 5;
+    }
+    batch
+}
+
+fn event_ids<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    let id = |line: &str| serde_json::from_str::<Value>(line).unwrap()["event_id"].as_str().unwrap().to_owned();
+    lines.into_iter().map(id).collect()
+}
+
+fn of(event_type: &str, key: &str) -> Query {
+    Query { username: "shop".into(), event_type: event_type.into(), key: key.into() }
+}
+
+async fn total(table: &DynamoDb, event_type: &str, key: &str) -> u64 {
+    table.count(&of(event_type, key), None).await.unwrap()
+}
+
+async fn table_of(config: &SdkConfig) -> DynamoDb {
+    DynamoDb::new(config, local::new_table().await)
+}
+
+/// Whether a wide batch is counted: each key once, and in the hour of `NOW` only.
+async fn assert_wide_counted_once(table: &DynamoDb) {
+    assert_eq!(total(table, "page_view", "").await, 500);
+    assert_eq!(table.series(&of("page_view", ""), 0..u64::MAX).await.unwrap(), [(NOW / HOUR, 500)]);
+    let top = table.top(&of("page_view", ""), 1_000).await.unwrap();
+    assert_eq!(top.len(), 500);
+    assert_eq!(top.iter().filter(|(_, count)| *count != 1).collect::<Vec<_>>(), [] as [&(String, u64); 0]);
+    for n in [0, 47, 48, 49, 250, 499] {
+        let key = format!("https://shop.example/{n}");
+        assert_eq!(table.series(&of("page_view", &key), 0..u64::MAX).await.unwrap(), [(NOW / HOUR, 1)], "{key}");
+    }
+}
+
+// ---- servers that fail ----
+
+async fn serve(router: Router) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async { axum::serve(listener, router).await });
+    endpoint
+}
+
+/// An answer that breaks off, and the connection with it.
+fn cut() -> Response {
+    struct Cut;
+    impl hyper::body::Body for Cut {
+        type Data = Bytes;
+        type Error = std::io::Error;
+
+        fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+            Poll::Ready(Some(Err(std::io::Error::other("cut"))))
+        }
+    }
+    ([(header::CONTENT_LENGTH, "100")], Body::new(Cut)).into_response()
+}
+
+fn refused(status: u16, code: &str, more: &Value) -> Response {
+    let mut body = json!({"__type": format!("com.amazonaws#{code}"), "message": "injected"});
+    body.as_object_mut().unwrap().extend(more.as_object().cloned().unwrap_or_default());
+    (StatusCode::from_u16(status).unwrap(), [("x-amzn-errortype", code)], Json(body)).into_response()
+}
+
+/// What happens to a transaction on its way.
+#[derive(Clone, Copy, Debug)]
+enum Fate {
+    Arrives,
+    /// It takes effect, and the answer is lost.
+    AnswerLost,
+    /// It never arrives.
+    Cut,
+    /// Another one is at an item.
+    Conflict,
+    Throttled,
+    ServerError,
+    /// And so for all that follow.
+    Denied,
+}
+
+/// Local AWS behind a proxy that lets each transaction meet the next fate; when there are none left, all
+/// arrive. Reads come in the smallest pieces the protocol knows.
+#[derive(Default)]
+struct Proxy {
+    fates: Mutex<VecDeque<Fate>>,
+    transactions: Mutex<u32>,
+}
+
+impl Proxy {
+    async fn start(fates: impl IntoIterator<Item = Fate>) -> (SdkConfig, Arc<Self>) {
+        let proxy = Arc::new(Self { fates: Mutex::new(fates.into_iter().collect()), ..Self::default() });
+        let handler = {
+            let proxy = Arc::clone(&proxy);
+            move |uri: Uri, headers: HeaderMap, body: Bytes| async move { proxy.handle(uri, headers, body).await }
+        };
+        let endpoint = serve(Router::new().fallback(handler)).await;
+        (local::config(&endpoint).await, proxy)
+    }
+
+    async fn handle(&self, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
+        let action = headers["x-amz-target"].to_str().unwrap().split_once('.').unwrap().1.to_owned();
+        let mut body: Value = serde_json::from_slice(&body).unwrap();
+        match action.as_str() {
+            "TransactWriteItems" => {
+                *self.transactions.lock().unwrap() += 1;
+                assert!(body["TransactItems"].as_array().unwrap().len() <= 100);
+                match self.next() {
+                    Fate::Arrives => forward(&uri, headers, &body).await,
+                    Fate::AnswerLost => {
+                        let answer = forward(&uri, headers, &body).await;
+                        assert_eq!(answer.status(), 200, "it takes effect");
+                        cut()
+                    }
+                    Fate::Cut => cut(),
+                    Fate::Conflict => {
+                        let reasons = json!([{"Code": "None"}, {"Code": "TransactionConflict", "Message": "injected"}]);
+                        refused(400, "TransactionCanceledException", &json!({"CancellationReasons": reasons}))
+                    }
+                    Fate::Throttled => refused(400, "ThrottlingException", &Value::Null),
+                    Fate::ServerError => refused(500, "InternalServerError", &Value::Null),
+                    Fate::Denied => refused(400, "AccessDeniedException", &Value::Null),
+                }
+            }
+            "Query" => {
+                body["Limit"] = 3.into();
+                forward(&uri, headers, &body).await
+            }
+            "BatchGetItem" => {
+                let (table, mut asked) = body["RequestItems"].as_object().unwrap().clone().into_iter().next().unwrap();
+                let mut left = asked.clone();
+                let keys = asked["Keys"].as_array_mut().unwrap();
+                let rest = keys.split_off(keys.len().min(3));
+                let answer = forward(&uri, headers, &json!({"RequestItems": {&table: asked}})).await;
+                let answer = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+                let mut answer: Value = serde_json::from_slice(&answer).unwrap();
+                if !rest.is_empty() {
+                    left["Keys"] = rest.into();
+                    answer["UnprocessedKeys"] = json!({table: left});
+                }
+                Json(answer).into_response()
+            }
+            _ => forward(&uri, headers, &body).await,
+        }
+    }
+
+    fn next(&self) -> Fate {
+        let mut fates = self.fates.lock().unwrap();
+        match fates.front() {
+            Some(Fate::Denied) => Fate::Denied,
+            _ => fates.pop_front().unwrap_or(Fate::Arrives),
+        }
+    }
+
+    fn transactions(&self) -> u32 {
+        *self.transactions.lock().unwrap()
+    }
+}
+
+async fn forward(uri: &Uri, mut headers: HeaderMap, body: &Value) -> Response {
+    headers.remove(header::CONTENT_LENGTH);
+    let call = reqwest::Client::new().post(format!("{}{uri}", local::endpoint())).headers(headers);
+    let answer = call.body(body.to_string()).send().await.unwrap();
+    let mut response = http::Response::builder().status(answer.status());
+    for name in ["content-type", "x-amzn-errortype"] {
+        if let Some(value) = answer.headers().get(name) {
+            response = response.header(name, value);
+        }
+    }
+    response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
+}
+
+/// A Firehose that answers as it is told: by the number of the call and the lines in it.
+struct FakeFirehose {
+    config: SdkConfig,
+    /// The lines of each call.
+    calls: Arc<Mutex<Vec<Vec<String>>>>,
+}
+
+impl FakeFirehose {
+    async fn start(answer: impl Fn(usize, &[String]) -> Response + Clone + Send + Sync + 'static) -> Self {
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&calls);
+        let handler = move |body: Bytes| async move {
+            let body: Value = serde_json::from_slice(&body).unwrap();
+            let line =
+                |record: &Value| String::from_utf8(STANDARD.decode(record["Data"].as_str().unwrap()).unwrap()).unwrap();
+            let lines: Vec<_> = body["Records"].as_array().unwrap().iter().map(line).collect();
+            let mut seen = seen.lock().unwrap();
+            seen.push(lines.clone());
+            answer(seen.len(), &lines)
+        };
+        let router = Router::new().fallback(handler).layer(axum::extract::DefaultBodyLimit::disable());
+        let endpoint = serve(router).await;
+        Self { config: local::config(&endpoint).await, calls }
+    }
+
+    /// Takes each line or not.
+    async fn taking(takes: impl Fn(usize, &str) -> bool + Clone + Send + Sync + 'static) -> Self {
+        Self::start(move |call, lines| {
+            let entries: Vec<_> = lines.iter().map(|line| entry(takes(call, line))).collect();
+            answer(&entries)
+        })
+        .await
+    }
+
+    async fn put(&self, batch: &Prepared) -> Result<Vec<u32>, Error> {
+        Firehose::new(&self.config, "lake").put(batch).await
+    }
+
+    fn calls(&self) -> Vec<Vec<String>> {
+        self.calls.lock().unwrap().clone()
+    }
+}
+
+fn entry(taken: bool) -> Value {
+    if taken {
+        json!({"RecordId": "r"})
+    } else {
+        json!({"ErrorCode": "ServiceUnavailableException", "ErrorMessage": "Slow down."})
+    }
+}
+
+fn answer(entries: &[Value]) -> Response {
+    let failed = entries.iter().filter(|entry| entry.get("ErrorCode").is_some()).count();
+    Json(json!({"FailedPutCount": failed, "RequestResponses": entries})).into_response()
+}
+
+fn with_newlines(batch: &Prepared) -> Vec<String> {
+    batch.events.iter().map(|event| format!("{}\n", event.line)).collect()
+}
+
+// ---- Firehose ----
+
+#[tokio::test]
+async fn only_the_record_that_failed_is_sent_again() {
+    let batch = batch([("custom", "a"), ("custom", "b"), ("custom", "c")]);
+    let firehose = FakeFirehose::taking(|call, line| call > 2 || !line.contains(r#""key":"b""#)).await;
+    assert_eq!(firehose.put(&batch).await.unwrap(), [] as [u32; 0]);
+    let lines = with_newlines(&batch);
+    let b = vec![lines[1].clone()];
+    assert_eq!(firehose.calls(), [lines, b.clone(), b]);
+}
+
+#[tokio::test]
+async fn a_record_that_always_fails_is_returned_and_its_neighbours_are_sent_once() {
+    let mut batch = batch([("custom", "a"), ("custom", "b"), ("custom", "c")]);
+    // Indexes are those of the batch as it was sent, where others may have been rejected.
+    (batch.events[0].index, batch.events[1].index, batch.events[2].index) = (1, 4, 7);
+    let firehose = FakeFirehose::taking(|_, line| !line.contains(r#""key":"b""#)).await;
+    assert_eq!(firehose.put(&batch).await.unwrap(), [4]);
+    let (first, rest) = firehose.calls().split_first().map(|(first, rest)| (first.clone(), rest.to_vec())).unwrap();
+    let lines = with_newlines(&batch);
+    assert_eq!(first, lines);
+    assert!(rest.len() > 2 && rest.iter().all(|call| *call == [lines[1].clone()]), "{rest:?}");
+}
+
+#[tokio::test]
+async fn what_a_cut_connection_leaves_open_is_not_stored() {
+    let batch = batch([("custom", "a"), ("custom", "b")]);
+    let firehose = FakeFirehose::start(|_, _| cut()).await;
+    assert_eq!(firehose.put(&batch).await.unwrap(), [0, 1]);
+
+    let firehose = FakeFirehose::start(|call, lines| match call {
+        1 => cut(),
+        2 => refused(500, "InternalFailure", &Value::Null),
+        _ => answer(&vec![entry(true); lines.len()]),
+    })
+    .await;
+    assert_eq!(firehose.put(&batch).await.unwrap(), [] as [u32; 0]);
+    assert_eq!(firehose.calls(), vec![with_newlines(&batch); 3]);
+}
+
+#[tokio::test]
+async fn what_an_answer_does_not_name_is_not_stored() {
+    let batch = batch([("custom", "a"), ("custom", "b"), ("custom", "c")]);
+    let firehose = FakeFirehose::start(|call, lines| match call {
+        // It says that nothing failed, but has no word on the last two.
+        1 => answer(&[entry(true)]),
+        2 => answer(&[json!({}), entry(true)]),
+        _ => answer(&vec![entry(true); lines.len()]),
+    })
+    .await;
+    assert_eq!(firehose.put(&batch).await.unwrap(), [] as [u32; 0]);
+    let lines = with_newlines(&batch);
+    assert_eq!(firehose.calls(), [lines.clone(), lines[1..].to_vec(), lines[1..2].to_vec()]);
+}
+
+#[tokio::test]
+async fn a_call_holds_500_records_and_4_mib() {
+    let many = batch((0..1001).map(|n| ("custom", n.to_string())));
+    let firehose = FakeFirehose::taking(|_, _| true).await;
+    assert_eq!(firehose.put(&many).await.unwrap(), [] as [u32; 0]);
+    assert_eq!(firehose.calls().iter().map(Vec::len).collect::<Vec<_>>(), [500, 500, 1]);
+
+    let mut big = batch((0..9).map(|n| ("custom", n.to_string())));
+    for event in &mut big.events {
+        event.line = "x".repeat(1024 * 1000 - 1);
+    }
+    let firehose = FakeFirehose::taking(|_, _| true).await;
+    assert_eq!(firehose.put(&big).await.unwrap(), [] as [u32; 0]);
+    assert_eq!(firehose.calls().iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 1]);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_not_there_is_named_in_the_log_and_not_in_the_answer() {
+    let batch = batch([("custom", "a")]);
+    for code in ["ResourceNotFoundException", "AccessDeniedException"] {
+        let firehose = FakeFirehose::start(move |_, _| refused(400, code, &Value::Null)).await;
+        let error = firehose.put(&batch).await.unwrap_err();
+        assert!(error.is_unavailable());
+        assert_eq!(error.to_string(), "The lake cannot be used now");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(cause, format!("the delivery stream lake cannot be used ({code})"));
+        assert_eq!(firehose.calls().len(), 1, "no use in asking again");
+    }
+}
+
+#[tokio::test]
+async fn what_firehose_does_not_take_is_not_counted_and_comes_back_to_the_client() {
+    let batch = batch([("custom", "a"), ("custom", "b"), ("custom", "c")]);
+    let firehose = FakeFirehose::taking(|_, line| !line.contains(r#""key":"b""#)).await;
+    let config = local::config(local::endpoint()).await;
+    let table = table_of(&config).await;
+    let store = Store::new(Lake::Firehose(Firehose::new(&firehose.config, "lake")), Counters::DynamoDb(table.clone()));
+    let receipt = store.commit(batch.clone()).await.unwrap();
+    assert_eq!((receipt.accepted, receipt.retry.as_slice()), (2, [1].as_slice()));
+    assert_eq!(table.top(&of("custom", ""), 9).await.unwrap(), [("a".into(), 1), ("c".into(), 1)]);
+    assert_eq!(store.commit(batch).await.unwrap(), Receipt { duplicate: true, ..receipt });
+
+    let dead = FakeFirehose::taking(|_, _| false).await;
+    let store = Store::new(Lake::Firehose(Firehose::new(&dead.config, "lake")), Counters::DynamoDb(table.clone()));
+    assert!(store.commit(self::batch([("custom", "a")])).await.unwrap_err().is_unavailable());
+    assert_eq!(total(&table, "custom", "").await, 2);
+}
+
+// ---- both ----
+
+#[tokio::test]
+async fn a_batch_replayed_by_fifty_at_once_is_counted_once() {
+    let config = local::config(local::endpoint()).await;
+    let (stream, table) = (local::new_stream().await, table_of(&config).await);
+    let store = Store::new(Lake::Firehose(Firehose::new(&config, &stream)), Counters::DynamoDb(table.clone()));
+    let store = Arc::new(store);
+    let events = [("page_view", "https://shop.example/"), ("page_view", "https://shop.example/"), ("custom", "charge")];
+    let mut batch = batch(events);
+    batch.lost = BTreeMap::from([("queue_full".into(), 7)]);
+
+    let mut receipts = JoinSet::new();
+    for _ in 0..50 {
+        let (store, batch) = (Arc::clone(&store), batch.clone());
+        receipts.spawn(async move { store.commit(batch).await.unwrap() });
+    }
+    let receipts = receipts.join_all().await;
+    assert_eq!(receipts.iter().filter(|receipt| !receipt.duplicate).count(), 1);
+    for receipt in receipts {
+        assert_eq!(receipt, Receipt { duplicate: receipt.duplicate, ..batch.receipt() });
+    }
+    assert_eq!(store.commit(later(&batch)).await.unwrap(), Receipt { duplicate: true, ..batch.receipt() });
+
+    assert_eq!(total(&table, "page_view", "https://shop.example/").await, 2);
+    assert_eq!(total(&table, "page_view", "").await, 2);
+    assert_eq!(total(&table, "custom", "charge").await, 1);
+    assert_eq!(total(&table, "lost", "queue_full").await, 7);
+    assert_eq!(table.series(&of("lost", ""), 0..u64::MAX).await.unwrap(), [(NOW / HOUR, 7)]);
+
+    // The lake has every event, possibly more than once: `event_id` tells.
+    let lines = local::lines(&stream).await;
+    let found: BTreeSet<_> = lines.iter().map(|line| line["event_id"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(found, event_ids(batch.events.iter().map(|event| event.line.as_str())).into_iter().collect());
+    let before = lines.len();
+    store.commit(batch).await.unwrap();
+    assert_eq!(local::lines(&stream).await.len(), before, "a batch that is known does not go to the lake again");
+}
+
+// ---- DynamoDB ----
+
+#[tokio::test]
+async fn the_marker_holds_the_receipt_and_expires() {
+    let config = local::config(local::endpoint()).await;
+    let name = local::new_table().await;
+    let batch = batch([("custom", "a")]);
+    DynamoDb::new(&config, &name).commit(&batch).await.unwrap();
+    let pk = AttributeValue::S(format!("b#shop#{}", batch.batch_id));
+    let get = aws_sdk_dynamodb::Client::new(&config).get_item().table_name(name).key("pk", pk);
+    let marker = get.key("sk", AttributeValue::S("m".into())).send().await.unwrap().item.unwrap();
+    let days: u64 = 30;
+    assert_eq!(marker["expires_at"].as_n().unwrap(), &(NOW / 1000 + days * 24 * 3600).to_string());
+    assert_eq!(serde_json::from_str::<Receipt>(marker["receipt"].as_s().unwrap()).unwrap(), batch.receipt());
+    assert!(!marker.contains_key("plan"));
+}
+
+#[tokio::test]
+async fn a_batch_that_fits_no_transaction_is_counted_once() {
+    let config = local::config(local::endpoint()).await;
+    let table = table_of(&config).await;
+    let batch = wide_batch();
+    let mut receipts = JoinSet::new();
+    for _ in 0..8 {
+        let (table, batch) = (table.clone(), batch.clone());
+        receipts.spawn(async move { table.commit(&batch).await.unwrap() });
+    }
+    let receipts = receipts.join_all().await;
+    assert_eq!(receipts.iter().filter(|receipt| !receipt.duplicate).count(), 1);
+    assert!(receipts.iter().all(|receipt| *receipt == Receipt { duplicate: receipt.duplicate, ..batch.receipt() }));
+    assert_wide_counted_once(&table).await;
+}
+
+#[tokio::test]
+async fn a_batch_cut_off_between_any_two_parts_is_finished_by_its_replay() {
+    let direct = local::config(local::endpoint()).await;
+    let (config, proxy) = Proxy::start([]).await;
+    DynamoDb::new(&config, local::new_table().await).commit(&wide_batch()).await.unwrap();
+    let parts = proxy.transactions();
+    assert_eq!(parts, 11, "500 keys, with 98 counters a transaction");
+
+    for done in 0..=parts {
+        let name = local::new_table().await;
+        let fates = std::iter::repeat_n(Fate::Arrives, done as usize).chain([Fate::Denied]);
+        let (config, _) = Proxy::start(fates).await;
+        let mut batch = wide_batch();
+        let cut_off = DynamoDb::new(&config, &name).commit(&batch).await;
+        assert_eq!(cut_off.is_err(), done < parts);
+
+        // It comes again later, when the clock says another hour.
+        let table = DynamoDb::new(&direct, &name);
+        let known = table.known(&later(&batch)).await.unwrap();
+        let receipt = match known {
+            Some(receipt) => receipt,
+            None => {
+                assert_eq!(done, 0, "only the first part can go missing whole");
+                table.commit(&batch).await.unwrap()
+            }
+        };
+        assert_eq!(receipt, Receipt { duplicate: done > 0, ..batch.receipt() });
+        assert_wide_counted_once(&table).await;
+
+        batch.received_at += 1;
+        assert_eq!(table.commit(&batch).await.unwrap(), Receipt { duplicate: true, ..receipt });
+        assert_eq!(total(&table, "page_view", "").await, 500);
+    }
+}
+
+#[tokio::test]
+async fn a_replay_counts_what_the_first_attempt_had_decided() {
+    let direct = local::config(local::endpoint()).await;
+    let name = local::new_table().await;
+    let (config, _) = Proxy::start([Fate::Arrives, Fate::Arrives, Fate::Denied]).await;
+    let mut batch = wide_batch();
+    // The first attempt could not store these, refused others, and found some in other hours.
+    batch.retry = (100..200).collect();
+    for index in (0..20).rev() {
+        let event = batch.events.remove(index * 3);
+        batch.rejected.push(tallymark::Rejected {
+            index: event.index,
+            event_id: None,
+            code: "test".into(),
+            message: "test".into(),
+        });
+    }
+    for event in &mut batch.events[300..] {
+        event.hour -= u64::from(event.index % 3);
+    }
+    batch.lost = BTreeMap::from([("queue_full".into(), 7)]);
+    DynamoDb::new(&config, &name).commit(&batch).await.unwrap_err();
+
+    let table = DynamoDb::new(&direct, &name);
+    let receipt = table.known(&later(&batch)).await.unwrap().unwrap();
+    assert_eq!(receipt, Receipt { duplicate: true, ..batch.receipt() });
+    assert_eq!(receipt.accepted, 380);
+    let mut expected = BTreeMap::new();
+    for event in batch.stored() {
+        *expected.entry(event.hour).or_default() += 1;
+        assert_eq!(total(&table, "page_view", &event.key).await, 1, "{}", event.index);
+    }
+    assert_eq!(table.series(&of("page_view", ""), 0..u64::MAX).await.unwrap(), Vec::from_iter(expected));
+    assert_eq!(table.top(&of("page_view", ""), 1_000).await.unwrap().len(), 380);
+    assert_eq!(table.series(&of("lost", "queue_full"), 0..u64::MAX).await.unwrap(), [(NOW / HOUR, 7)]);
+}
+
+#[tokio::test]
+async fn no_fault_on_the_way_counts_twice_or_never() {
+    use Fate::{AnswerLost, Arrives, Conflict, Cut, ServerError, Throttled};
+    let all = [AnswerLost, Cut, Conflict, Throttled, ServerError];
+    for fate in all {
+        let (config, proxy) = Proxy::start([fate, fate]).await;
+        let table = table_of(&config).await;
+        let batch = batch([("custom", "a"), ("custom", "a"), ("custom", "b")]);
+        let receipt = table.commit(&batch).await.unwrap();
+        // It was this call that counted it, though it may have heard so only from the marker.
+        assert_eq!(receipt, batch.receipt(), "{fate:?}");
+        assert!(proxy.transactions() > 1, "{fate:?}");
+        assert_eq!(table.top(&of("custom", ""), 9).await.unwrap(), [("a".into(), 2), ("b".into(), 1)], "{fate:?}");
+        assert_eq!(table.known(&batch).await.unwrap(), Some(Receipt { duplicate: true, ..receipt }));
+    }
+
+    // Each part of a wide batch in turn.
+    let fates = all.into_iter().chain([AnswerLost; 2]).flat_map(|fate| [fate, Arrives]);
+    let (config, _) = Proxy::start(fates).await;
+    let table = table_of(&config).await;
+    let batch = wide_batch();
+    assert_eq!(table.commit(&batch).await.unwrap(), batch.receipt());
+    assert_wide_counted_once(&table).await;
+}
+
+#[tokio::test]
+async fn counters_that_stay_busy_are_unavailable_and_the_batch_can_come_again() {
+    let (config, proxy) = Proxy::start([Fate::Conflict; 1_000]).await;
+    let table = table_of(&config).await;
+    let batch = batch([("custom", "a")]);
+    let error = table.commit(&batch).await.unwrap_err();
+    assert!(error.is_unavailable());
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(2)));
+    assert_eq!(table.known(&batch).await.unwrap(), None);
+    proxy.fates.lock().unwrap().clear();
+    assert_eq!(table.commit(&batch).await.unwrap(), batch.receipt());
+    assert_eq!(total(&table, "custom", "a").await, 1);
+}
+
+#[tokio::test]
+async fn a_hot_key_from_sixteen_at_once_is_exact() {
+    let config = local::config(local::endpoint()).await;
+    let table = table_of(&config).await;
+    let mut batches = JoinSet::new();
+    for _ in 0..16 {
+        let table = table.clone();
+        batches.spawn(async move {
+            for _ in 0..5 {
+                table.commit(&batch([("button_click", "buy"); 20])).await.unwrap();
+            }
+        });
+    }
+    batches.join_all().await;
+    assert_eq!(total(&table, "button_click", "buy").await, 1_600);
+    assert_eq!(total(&table, "button_click", "").await, 1_600);
+    assert_eq!(table.count(&of("button_click", "buy"), Some(NOW / HOUR..NOW / HOUR + 1)).await.unwrap(), 1_600);
+    assert_eq!(table.series(&of("button_click", "buy"), 0..u64::MAX).await.unwrap(), [(NOW / HOUR, 1_600)]);
+    assert_eq!(table.top(&of("button_click", ""), 1).await.unwrap(), [("buy".into(), 1_600)]);
+}
+
+#[tokio::test]
+async fn keys_longer_than_a_sort_key_are_told_apart_and_answered_whole() {
+    let (config, _) = Proxy::start([]).await;
+    let table = table_of(&config).await;
+    let long = |end: &str| format!("https://shop.example/?q={:x<4000}{end}", "");
+    let fitting = |bytes: usize| format!("https://shop.example/{:é<1$}", "", (bytes - 21) / 2);
+    let keys = [long("a"), long("b"), long("b"), long("b"), fitting(1011), fitting(1011), fitting(1013)];
+    table.commit(&batch(keys.clone().map(|key| ("page_view", key)))).await.unwrap();
+    assert_eq!(
+        table.top(&of("page_view", ""), 9).await.unwrap(),
+        [(long("b"), 3), (fitting(1011), 2), (long("a"), 1), (fitting(1013), 1)]
+    );
+    for (key, count) in [(long("a"), 1), (long("b"), 3), (long("c"), 0), (fitting(1011), 2), (fitting(1013), 1)] {
+        assert_eq!(total(&table, "page_view", &key).await, count);
+        let series = table.series(&of("page_view", &key), 0..u64::MAX).await.unwrap();
+        assert_eq!(series.iter().map(|(_, count)| count).sum::<u64>(), count);
+    }
+}
+
+#[tokio::test]
+async fn keys_that_look_like_parts_of_others_are_not_mixed_up() {
+    // The proxy cuts every read into small pieces.
+    let (config, _) = Proxy::start([]).await;
+    let table = table_of(&config).await;
+    let hour = NOW / HOUR;
+    let hash = "!".to_owned() + &"0".repeat(64);
+    let keys = ["a", "a#", &format!("a#{hour:010}"), &format!("a#{hour:010}#{hour:010}"), "#a", "!a", &hash, "t#", "ä"];
+    for (n, key) in (1..).zip(keys) {
+        for step in 0..n {
+            let mut batch = batch([("custom", key)]);
+            batch.events[0].hour -= step % 4;
+            table.commit(&batch).await.unwrap();
+        }
+    }
+    for (n, key) in (1u64..).zip(keys) {
+        assert_eq!(total(&table, "custom", key).await, n, "{key}");
+        let series = table.series(&of("custom", key), 0..u64::MAX).await.unwrap();
+        let expected: Vec<_> = (0..4).rev().map(|at| (hour - at, (n + 3 - at) / 4)).filter(|&(_, n)| n > 0).collect();
+        assert_eq!(series, expected, "{key}");
+        let two = table.count(&of("custom", key), Some(hour - 1..hour + 1)).await.unwrap();
+        assert_eq!(two, series.iter().filter(|(at, _)| *at >= hour - 1).map(|(_, n)| n).sum::<u64>(), "{key}");
+        assert_eq!(table.count(&of("custom", key), Some(hour + 1..hour + 9)).await.unwrap(), 0);
+    }
+    let top = table.top(&of("custom", ""), 4).await.unwrap();
+    assert_eq!(top, (6..10).rev().map(|n| (keys[n - 1].to_owned(), n as u64)).collect::<Vec<_>>());
+    let other = Query { username: "sho".into(), ..of("custom", "a") };
+    assert_eq!(table.count(&other, None).await.unwrap(), 0);
+    assert_eq!(total(&table, "page_view", "a").await, 0);
+}
+
+#[tokio::test]
+async fn a_table_that_is_not_there_is_unavailable_at_once() {
+    let table = DynamoDb::new(&local::config(local::endpoint()).await, "nowhere");
+    let batch = batch([("custom", "a")]);
+    let errors = [
+        table.known(&batch).await.unwrap_err(),
+        table.commit(&batch).await.unwrap_err(),
+        table.count(&of("custom", "a"), None).await.unwrap_err(),
+        table.series(&of("custom", "a"), 0..9).await.unwrap_err(),
+        table.top(&of("custom", ""), 9).await.unwrap_err(),
+    ];
+    for error in errors {
+        assert!(error.is_unavailable());
+        assert_eq!(error.to_string(), "The counters cannot be used now");
+        let cause = std::error::Error::source(&error).unwrap().to_string();
+        assert_eq!(cause, "the table nowhere cannot be used (ResourceNotFoundException)");
+    }
+}

@@ -58,17 +58,31 @@ pub(crate) fn closing(lost: &Losses) -> String {
 
 /// Whether the text has its last line.
 pub(crate) fn is_closed(text: &str) -> bool {
-    text.rsplit('\n').next().is_some_and(|line| line.starts_with(']'))
+    // Bytes, here and below: patterns over characters cost the browser build dear.
+    lines(text).last().is_some_and(|line| line.as_bytes().starts_with(b"]"))
 }
 
 /// The events of a body, in order.
 pub(crate) fn events(body: &str) -> impl Iterator<Item = &str> {
-    body.split('\n').skip(1).filter(|line| line.starts_with('{')).map(|line| line.strip_suffix(',').unwrap_or(line))
+    lines(body).skip(1).filter_map(|line| {
+        let comma = line.as_bytes().last() == Some(&b',');
+        line.as_bytes().starts_with(b"{").then(|| &line[..line.len() - usize::from(comma)])
+    })
+}
+
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    let mut rest = Some(text);
+    core::iter::from_fn(move || {
+        let text = rest?;
+        let end = text.bytes().position(|byte| byte == b'\n');
+        rest = end.map(|end| &text[end + 1..]);
+        Some(&text[..end.unwrap_or(text.len())])
+    })
 }
 
 /// A complete body with the events of `parent` that `keep` names, as the batch `child`.
 pub(crate) fn part(parent: &str, child: BatchId, keep: impl Fn(u32) -> bool, closing: &str) -> (String, u32) {
-    let opening = parent.split('\n').next().unwrap_or_default();
+    let opening = lines(parent).next().unwrap_or_default();
     let mut body = String::with_capacity(parent.len());
     body.push_str(BEFORE_ID);
     body.push_str(child.encode(&mut [0; 36]));

@@ -1,7 +1,7 @@
 //! What is counted: page views, button clicks and custom events, with their limits.
 
 use crate::id::{EventId, Random};
-use crate::json::Object;
+use crate::json::{self, Object};
 use crate::limits;
 use core::fmt;
 
@@ -192,7 +192,8 @@ impl Properties {
     /// without line breaks. Nothing is checked but the outermost braces; with the feature `json`,
     /// [`Properties::new`] is the one to use.
     pub fn from_stringified(json: String) -> Result<Self, InvalidEvent> {
-        if json.starts_with('{') && json.ends_with('}') && !json.contains('\n') {
+        let bytes = json.as_bytes();
+        if bytes.starts_with(b"{") && bytes.ends_with(b"}") && !bytes.contains(&b'\n') {
             Ok(Self(json))
         } else {
             Err(InvalidEvent::new("invalid_properties", "properties", Problem::NotAnObject))
@@ -225,7 +226,7 @@ impl Properties {
         if self.0.len() > 1 {
             self.0.push(',');
         }
-        crate::json::string(&mut self.0, name);
+        json::string(&mut self.0, name);
         self.0.push(':');
         self.0.push_str(&value.to_string());
         self.0.push('}');
@@ -339,6 +340,13 @@ impl Event {
         USER_ID.optional(common.user_id.as_deref())?;
         USERAGENT.optional(common.useragent.as_deref())?;
         IPADDRESS.optional(common.ipaddress.as_deref())?;
+        if common.properties.as_ref().is_some_and(|properties| json::depth(&properties.0) > limits::PROPERTIES_DEPTH) {
+            return Err(InvalidEvent::new(
+                "properties_too_deep",
+                "properties",
+                Problem::TooDeep(limits::PROPERTIES_DEPTH),
+            ));
+        }
         match common.weight {
             Some(weight) if weight == 0 || weight > limits::WEIGHT => {
                 Err(InvalidEvent::new("weight_out_of_range", "weight", Problem::OutOfRange(limits::WEIGHT as usize)))
@@ -449,6 +457,7 @@ pub(crate) enum Problem {
     Missing,
     TooLong(usize),
     OutOfRange(usize),
+    TooDeep(usize),
     NotAnObject,
     #[cfg(feature = "json")]
     NotA(&'static str),
@@ -479,6 +488,7 @@ impl fmt::Display for InvalidEvent {
             Problem::Missing => write!(f, "`{field}` is missing or empty"),
             Problem::TooLong(bytes) => write!(f, "`{field}` is longer than {bytes} bytes"),
             Problem::OutOfRange(most) => write!(f, "`{field}` must be from 1 to {most}"),
+            Problem::TooDeep(levels) => write!(f, "`{field}` is nested deeper than {levels} levels"),
             Problem::NotAnObject => write!(f, "`{field}` must be a JSON object"),
             #[cfg(feature = "json")]
             Problem::NotA(what) => write!(f, "`{field}` must be {what}"),

@@ -100,3 +100,22 @@ pub(crate) fn number(out: &mut String, mut value: u64) {
         out.push(char::from(*digit));
     }
 }
+
+/// How deep the arrays and objects in `text` are nested. It is JSON already.
+pub(crate) fn depth(text: &str) -> usize {
+    let (mut depth, mut deepest, mut quoted, mut escaped) = (0usize, 0, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}

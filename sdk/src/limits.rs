@@ -19,6 +19,9 @@ pub const NAME_BYTES: usize = 128;
 pub const USERAGENT_BYTES: usize = 1024;
 /// Bytes of `ipaddress`: the longest IPv6 text form.
 pub const IPADDRESS_BYTES: usize = 45;
+/// How deep `properties` may be nested. JSON readers stop somewhere, and one that stops inside a batch
+/// cannot read its neighbours either.
+pub const PROPERTIES_DEPTH: usize = 100;
 /// How many events one sampled event may stand for.
 pub const WEIGHT: u32 = 1_000_000;
 /// Reasons in a batch's `lost`.

@@ -159,7 +159,7 @@ async fn a_full_batch_is_sent_without_a_flush() {
     let threads: Vec<_> = (0..4)
         .map(|_| {
             let client = client.clone();
-            std::thread::spawn(move || (0..25).for_each(|_| drop(client.track(Event::custom("n")).unwrap())))
+            std::thread::spawn(move || (0..25).for_each(|_| _ = client.track(Event::custom("n")).unwrap()))
         })
         .collect();
     threads.into_iter().for_each(|thread| thread.join().unwrap());

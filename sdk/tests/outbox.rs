@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tallymark::outbox::{Answer, Config, Next, Pause};
-use tallymark::{Backoff, BatchId, Event, EventId, MemorySpool, Outbox, Reason, Segment, Spool};
+use tallymark::{Backoff, BatchId, Event, MemorySpool, Outbox, Reason, Segment, Spool};
 
 const START: u64 = 1_763_673_600_000;
 
@@ -426,29 +426,27 @@ fn a_poisoned_batch_does_not_block_the_rest() {
 fn the_oldest_batch_goes_when_the_queue_is_full_or_too_old() {
     let mut config = config();
     config.queue_bytes = 10_000;
-    let disk = Disk::default();
-    let mut outbox = Outbox::new(config, disk, || 7).unwrap();
-    let mut last: Option<EventId> = None;
+    let week = config.queue_age;
     let mut seed = 0;
-    for _ in 0..100 {
+    let random = move || {
         seed += 1;
-        let event = Event::custom("n".repeat(100)).encode(START, &mut || seed).unwrap();
-        outbox.push_encoded(START + seed, &event).unwrap();
-        last = Some(event.event_id);
+        seed
+    };
+    let mut outbox = Outbox::new(config, Disk::default(), random).unwrap();
+    for n in 0..100 {
+        outbox.push(START + n, &Event::custom(format!("{n}."))).unwrap();
     }
     let full = outbox.stats().dropped.of(Reason::QueueFull);
     assert!(full > 0 && full < 100);
+
+    // The first that is left is sent first, and it is not the first that was made.
     outbox.flush();
-    let mut bodies = String::new();
-    let week = 7 * 24 * 3_600_000;
-    while let Next::Send(attempt) = outbox.poll(START + week / 2) {
-        bodies.push_str(&attempt.body);
-        outbox.answer(START + week / 2, attempt.batch_id, Answer::None);
-        break;
-    }
-    assert!(matches!(outbox.poll(START + 2 * week), Next::Idle));
+    let Next::Send(attempt) = outbox.poll(START + week / 2) else { panic!("nothing to send") };
+    assert!(attempt.body.contains(&format!("\"name\":\"{full}.\"")), "{}", attempt.body);
+    outbox.answer(START + week / 2, attempt.batch_id, Answer::None);
+
+    assert_eq!(outbox.poll(START + 2 * week), Next::Idle);
     let stats = outbox.stats();
     assert_eq!(stats.dropped.of(Reason::Expired), 100 - full);
     assert_eq!(stats.queued, 0);
-    assert!(last.is_some());
 }

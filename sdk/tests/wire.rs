@@ -66,6 +66,13 @@ fn an_event_larger_than_the_limit_is_not_encoded() {
 }
 
 #[test]
+fn brackets_in_text_are_text() {
+    let brackets = format!("\\\"{}", "[".repeat(200));
+    let event: Event = tallymark::Custom::new("n").property(&brackets, brackets.as_str()).into();
+    event.validate().unwrap();
+}
+
+#[test]
 fn what_is_written_is_json_whatever_the_text() {
     use proptest::prelude::*;
     proptest!(|(text in "(\\PC|[\\x00-\\x1f\"\\\\]){1,60}")| {
