@@ -60,13 +60,13 @@ test-npm: npm/dist/tallymark.js
 
 test-python:
 	@.ci/tools python
-	cargo build --package tallymark-collector
+	cargo build --workspace --all-features
 	TALLYMARK_COLLECTOR=target/debug/tallymark-collector .tools/venv/bin/python -m pytest -q -p no:cacheprovider collector-lambda/tests
 
 # The demo, as `make demo` runs it, in a real browser.
 test-demo: npm/dist/tallymark.js
 	@.ci/tools npm browser
-	cargo build --package tallymark-collector
+	cargo build --workspace --all-features
 	COLLECTOR=target/debug/tallymark-collector node --test examples/static-site/demo.test.mjs
 
 clean:
