@@ -114,9 +114,9 @@ async function lake(expected) {
 
 async function sealed() {
   const lines = [];
-  for (const entry of await readdir(join(dataDir, "raw"), { recursive: true })) {
+  for (const entry of await readdir(dataDir, { recursive: true })) {
     if (!entry.endsWith(".ndjson")) continue;
-    const text = await readFile(join(dataDir, "raw", entry), "utf8");
+    const text = await readFile(join(dataDir, entry), "utf8");
     lines.push(...text.trim().split("\n").map((line) => JSON.parse(line)));
   }
   return lines;
