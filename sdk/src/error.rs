@@ -11,28 +11,29 @@ pub struct Error {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Kind {
+pub(crate) enum Kind {
     Invalid,
     QueueFull,
+    Storage,
     Closed,
     Config(String),
+    Unauthorized,
+    Forbidden,
+    Rejected { code: String, message: String },
+    Send(String),
 }
 
 impl Error {
-    pub(crate) fn invalid(invalid: InvalidEvent) -> Self {
-        Self { kind: Kind::Invalid, source: Some(invalid.into()) }
-    }
-
-    pub(crate) fn queue_full() -> Self {
-        Self { kind: Kind::QueueFull, source: None }
-    }
-
-    pub(crate) fn closed() -> Self {
-        Self { kind: Kind::Closed, source: None }
+    pub(crate) fn new(kind: Kind) -> Self {
+        Self { kind, source: None }
     }
 
     pub(crate) fn config(message: impl Into<String>) -> Self {
-        Self { kind: Kind::Config(message.into()), source: None }
+        Self::new(Kind::Config(message.into()))
+    }
+
+    pub(crate) fn closed() -> Self {
+        Self::new(Kind::Closed)
     }
 
     pub(crate) fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -50,6 +51,11 @@ impl Error {
         self.kind == Kind::QueueFull
     }
 
+    /// Whether the spool's storage failed; [`source`](StdError::source) says how.
+    pub fn is_storage(&self) -> bool {
+        self.kind == Kind::Storage
+    }
+
     /// Whether the client has been shut down.
     pub fn is_closed(&self) -> bool {
         self.kind == Kind::Closed
@@ -59,16 +65,44 @@ impl Error {
     pub fn is_config(&self) -> bool {
         matches!(self.kind, Kind::Config(_))
     }
+
+    /// Whether the collector does not take the credentials, or does not allow them this. Sending pauses and
+    /// events are kept; see [`Client::set_key`](crate::Client::set_key).
+    pub fn is_credentials(&self) -> bool {
+        matches!(self.kind, Kind::Unauthorized | Kind::Forbidden)
+    }
+
+    /// Whether the collector has refused an event for good.
+    pub fn is_rejected(&self) -> bool {
+        matches!(self.kind, Kind::Rejected { .. })
+    }
+
+    /// Whether a batch could not be sent this time. It is kept and tried again.
+    pub fn is_send(&self) -> bool {
+        matches!(self.kind, Kind::Send(_))
+    }
+}
+
+impl From<InvalidEvent> for Error {
+    fn from(invalid: InvalidEvent) -> Self {
+        Self::new(Kind::Invalid).because(invalid)
+    }
 }
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.kind {
-            Kind::Invalid => f.write_str("the event breaks a limit and was not tracked"),
-            Kind::QueueFull => f.write_str("the queue is full, so the event was dropped and counted as lost"),
-            Kind::Closed => f.write_str("the client has been shut down, so the event was not tracked"),
-            Kind::Config(message) => f.write_str(message),
-        }
+        f.write_str(match &self.kind {
+            Kind::Invalid => "the event breaks a limit and was not tracked",
+            Kind::QueueFull => "the queue is full, so the event was dropped and counted as lost",
+            Kind::Storage => "the spool cannot be written; what fits is held in memory",
+            Kind::Closed => "the client has been shut down, so the event was not tracked",
+            Kind::Config(message) | Kind::Send(message) => message,
+            Kind::Unauthorized => "the collector does not know the username and key; events are kept",
+            Kind::Forbidden => "the collector does not allow the key this; events are kept",
+            Kind::Rejected { code, message } => {
+                return write!(f, "the collector has refused an event: {message} ({code})");
+            }
+        })
     }
 }
 

@@ -20,13 +20,16 @@
 //! - [`Event`] and its kinds, with the [`limits`] that clients and the collector share.
 //! - [`Outbox`], the pure core: it decides when to seal, send, retry, give up and drop, and leaves storage to a
 //!   [`Spool`], and time, randomness and the network to a driver.
-//! - [`Client`], such a driver: async, over reqwest.
+//! - [`Client`], such a driver over reqwest, with a thread of its own; [`blocking::Client`] for programs without async.
+//! - [`DirectorySpool`], which keeps events in files until they are delivered.
 //!
 //! # Features
 //!
 //! | feature | default | |
 //! |---|---|---|
-//! | `client` | yes | the async client; needs a tokio runtime |
+//! | `client` | yes | the client |
+//! | `spool` | yes | the spool in a directory |
+//! | `gzip` | | compressed bodies |
 //! | `json` | with `client` | the wire types, read and written with serde |
 //!
 //! Without features the crate is the core alone. It depends on nothing but `uuid` and compiles to
@@ -36,12 +39,21 @@
 //!
 //! A sealed batch has an id and bytes that never change, and the collector counts each id once. So a batch may be sent
 //! as often as it takes. Where every event has gone is in [`Stats`], and adds up at every moment:
-//! `made + adopted = delivered + rejected + dropped + queued`. The queue is in memory for now: what is queued when the
-//! process is killed is lost.
+//! `made + adopted = delivered + rejected + dropped + queued`.
+//!
+//! Without a spool the queue is in memory, and what is queued when the process is killed is lost. With
+//! [`Builder::spool`] it is in files, and the next process to use the directory delivers it; [`Durability`] says what
+//! that survives.
 
+#[cfg(feature = "client")]
+pub mod blocking;
 mod body;
 #[cfg(feature = "client")]
+mod builder;
+#[cfg(feature = "client")]
 mod client;
+#[cfg(feature = "spool")]
+pub mod directory;
 #[cfg(feature = "client")]
 mod error;
 mod event;
@@ -51,12 +63,22 @@ pub mod limits;
 mod loss;
 pub mod outbox;
 mod retry;
+#[cfg(feature = "client")]
+mod sender;
 mod spool;
+#[cfg(feature = "client")]
+mod storage;
 #[cfg(feature = "json")]
 pub mod wire;
+#[cfg(feature = "client")]
+mod worker;
 
 #[cfg(feature = "client")]
-pub use client::{Builder, Client, Report};
+pub use builder::Builder;
+#[cfg(feature = "client")]
+pub use client::{Client, Outcome, Recording, Report};
+#[cfg(feature = "spool")]
+pub use directory::{DirectorySpool, Durability};
 #[cfg(feature = "client")]
 pub use error::Error;
 pub use event::{ButtonClick, Custom, Encoded, Event, InvalidEvent, PageView, Properties};
@@ -64,7 +86,7 @@ pub use id::{BatchId, EventId, Random};
 pub use loss::{Losses, Reason};
 pub use outbox::{Outbox, Stats};
 pub use retry::Backoff;
-pub use spool::{MemorySpool, Segment, Spool};
+pub use spool::{MemorySpool, Recovered, Segment, Spool};
 #[cfg(feature = "json")]
 pub use wire::{Batch, Receipt, Rejected};
 

@@ -177,6 +177,9 @@ pub struct Outbox<S, R> {
     paused: Option<Pause>,
     /// Losses that no batch has reported yet.
     unreported: Losses,
+    /// What became of events, if anybody wants to know.
+    #[cfg(feature = "client")]
+    fates: Option<Vec<(EventId, Option<Reason>)>>,
     stats: Stats,
 }
 
@@ -232,11 +235,13 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             failures: 0,
             paused: None,
             unreported: Losses::default(),
+            #[cfg(feature = "client")]
+            fates: None,
             stats: Stats::default(),
         };
-        for segment in &found {
+        for segment in &found.segments {
             // A part beside its whole was never sent: an earlier life died while it divided the batch.
-            if found.iter().any(|whole| whole.batch_id.is_parent_of(segment.batch_id)) {
+            if found.segments.iter().any(|whole| whole.batch_id.is_parent_of(segment.batch_id)) {
                 outbox.spool.remove(segment.batch_id)?;
                 continue;
             }
@@ -244,6 +249,8 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             outbox.stats.queued += u64::from(segment.events);
             outbox.enqueue(Sealed::new(segment.batch_id, segment.events, segment.bytes));
         }
+        outbox.stats.adopted += u64::from(found.corrupt);
+        outbox.lose(Reason::Storage, found.corrupt);
         Ok(outbox)
     }
 
@@ -265,7 +272,13 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         if self.open.as_ref().is_some_and(|open| open.bytes + bytes + body::CLOSING_BYTES > self.config.batch_bytes) {
             self.seal();
         }
-        if let Err(error) = self.append(now, &event.json) {
+        let mut appended = self.append(now, &event.json);
+        if appended.is_err() && self.open.is_some() {
+            // What is stored stays as it is. A new segment may fare better.
+            self.seal();
+            appended = self.append(now, &event.json);
+        }
+        if let Err(error) = appended {
             self.lose(Reason::Storage, 1);
             return Err(PushError::Storage(error));
         }
@@ -305,29 +318,16 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             }
         }
         self.expire(now);
-
-        let mut wake = self.open.as_ref().map(|open| open.opened_at + self.config.batch_age);
-        let resting = self.until(self.rest_until, now);
-        let flying = self.sealed.iter().filter(|batch| batch.in_flight).count();
-        // While the destination fails, one batch at a time finds out whether it still does.
-        let most = if self.failures > 0 { 1 } else { self.config.in_flight };
-        if flying < most {
-            // A batch that keeps failing gives way to those that have not been tried as often.
-            let mut best: Option<(u32, usize)> = None;
-            for (at, batch) in self.sealed.iter().enumerate().filter(|(_, batch)| !batch.in_flight) {
-                match resting.or(self.until(batch.not_before, now)) {
-                    Some(then) => wake = Some(wake.map_or(then, |wake| wake.min(then))),
-                    None if best.is_none_or(|(attempts, _)| batch.attempts < attempts) => {
-                        best = Some((batch.attempts, at));
+        loop {
+            match self.choose(now) {
+                Ok(at) => {
+                    if let Some(attempt) = self.attempt(at) {
+                        return Next::Send(attempt);
                     }
-                    None => {}
                 }
-            }
-            if let Some((_, at)) = best {
-                return self.send(at, now);
+                Err(wake) => return wake.map_or(Next::Idle, Next::WaitUntil),
             }
         }
-        wake.map_or(Next::Idle, Next::WaitUntil)
     }
 
     /// Reports what came of the attempt to send `batch`. Returns what it settled.
@@ -342,6 +342,7 @@ impl<S: Spool, R: Random> Outbox<S, R> {
                 self.recovered();
                 let attempts = self.sealed[at].attempts + 1;
                 let not_before = now + self.config.backoff.delay(attempts, None, &mut self.random);
+                self.note(batch, |index| !retry.contains(&index), None);
                 if retry.is_empty() {
                     self.forget(batch);
                 } else if !self.divide(at, attempts, not_before, &[(0, &|index| retry.contains(&index))]) {
@@ -394,6 +395,16 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         Stats { paused: self.paused, failures: self.failures, ..self.stats }
     }
 
+    /// The spool.
+    pub fn spool(&self) -> &S {
+        &self.spool
+    }
+
+    /// The spool, for what it can do beyond being one.
+    pub fn spool_mut(&mut self) -> &mut S {
+        &mut self.spool
+    }
+
     /// The batches that are sealed and not yet settled, oldest first.
     pub fn batches(&self) -> impl Iterator<Item = BatchId> + '_ {
         self.sealed.iter().map(|batch| batch.batch_id)
@@ -420,19 +431,17 @@ impl<S: Spool, R: Random> Outbox<S, R> {
 
     fn seal(&mut self) {
         let Some(open) = self.open.take() else { return };
-        let lost = core::mem::take(&mut self.unreported);
+        let mut lost = core::mem::take(&mut self.unreported);
         let closing = body::closing(&lost);
-        self.bytes -= open.bytes;
-        if self.spool.seal(open.batch_id, &closing).is_ok() {
-            let bytes = open.bytes + closing.len();
-            let epoch = self.epoch;
-            self.enqueue(Sealed { epoch, lost, ..Sealed::new(open.batch_id, open.events, bytes) });
-        } else {
-            let _ = self.spool.remove(open.batch_id);
-            self.unreported = lost;
-            self.stats.queued -= u64::from(open.events);
-            self.lose(Reason::Storage, open.events);
+        let mut bytes = open.bytes + closing.len();
+        if self.spool.seal(open.batch_id, &closing).is_err() {
+            // The events are there all the same; only the report is not.
+            self.unreported = core::mem::take(&mut lost);
+            bytes = open.bytes;
         }
+        self.bytes -= open.bytes;
+        let epoch = self.epoch;
+        self.enqueue(Sealed { epoch, lost, ..Sealed::new(open.batch_id, open.events, bytes) });
     }
 
     fn enqueue(&mut self, batch: Sealed) {
@@ -441,18 +450,37 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         self.sealed.push(batch);
     }
 
-    fn send(&mut self, at: usize, now: u64) -> Next {
-        let Sealed { batch_id, events, .. } = self.sealed[at];
-        match self.spool.read(batch_id) {
-            Ok(body) => {
-                self.sealed[at].in_flight = true;
-                Next::Send(Attempt { batch_id, body, events })
-            }
-            Err(_) => {
-                self.drop_batch(at, Reason::Storage);
-                self.poll(now)
+    /// The batch to send now, or else when there may be one.
+    fn choose(&self, now: u64) -> Result<usize, Option<u64>> {
+        let mut wake = self.open.as_ref().map(|open| open.opened_at + self.config.batch_age);
+        let resting = self.until(self.rest_until, now);
+        let flying = self.sealed.iter().filter(|batch| batch.in_flight).count();
+        // While the destination fails, one batch at a time finds out whether it still does.
+        let most = if self.failures > 0 { 1 } else { self.config.in_flight };
+        let mut best: Option<(u32, usize)> = None;
+        if flying < most {
+            // A batch that keeps failing gives way to those that have not been tried as often.
+            for (at, batch) in self.sealed.iter().enumerate().filter(|(_, batch)| !batch.in_flight) {
+                match resting.or(self.until(batch.not_before, now)) {
+                    Some(then) => wake = Some(wake.map_or(then, |wake| wake.min(then))),
+                    None if best.is_none_or(|(attempts, _)| batch.attempts < attempts) => {
+                        best = Some((batch.attempts, at));
+                    }
+                    None => {}
+                }
             }
         }
+        best.map(|(_, at)| at).ok_or(wake)
+    }
+
+    fn attempt(&mut self, at: usize) -> Option<Attempt> {
+        let Sealed { batch_id, events, .. } = self.sealed[at];
+        if let Ok(body) = self.spool.read(batch_id) {
+            self.sealed[at].in_flight = true;
+            return Some(Attempt { batch_id, body, events });
+        }
+        self.drop_batch(at, Reason::Storage);
+        None
     }
 
     fn adds_up(&self, at: usize, accepted: u32, rejected: u32, retry: &[u32]) -> bool {
@@ -506,9 +534,26 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         let Sealed { batch_id, events, lost, .. } = self.sealed[at];
         self.unreported.merge(&lost);
         self.stats.queued -= u64::from(events);
+        self.note(batch_id, |_| true, Some(reason));
         self.lose(reason, events);
         self.forget(batch_id);
     }
+
+    /// Notes what became of some events of a batch, while its text is there.
+    #[cfg(feature = "client")]
+    fn note(&mut self, batch: BatchId, which: impl Fn(u32) -> bool, fate: Option<Reason>) {
+        let Some(fates) = &mut self.fates else { return };
+        let text = self.spool.read(batch).unwrap_or_default();
+        for (index, event) in (0..).zip(body::events(&text)) {
+            if let (true, Some(id)) = (which(index), body::event_id(event)) {
+                fates.push((id, fate));
+            }
+        }
+    }
+
+    #[cfg(not(feature = "client"))]
+    #[expect(clippy::needless_pass_by_ref_mut, clippy::unused_self, reason = "the same call with and without")]
+    fn note(&mut self, _: BatchId, _: impl Fn(u32) -> bool, _: Option<Reason>) {}
 
     fn lose(&mut self, reason: Reason, events: u32) {
         self.stats.dropped.add(reason, events);
@@ -526,9 +571,11 @@ impl<S: Spool, R: Random> Outbox<S, R> {
     }
 
     fn expire(&mut self, now: u64) {
-        let oldest = now.saturating_sub(self.config.queue_age);
-        while let Some(at) = self.sealed.iter().position(|batch| !batch.in_flight && batch.batch_id.made_at() < oldest)
-        {
+        // A batch from a future that far off was made by a wrong clock. It would outlive the collector's
+        // memory of it.
+        let age = self.config.queue_age;
+        let is_expired = |batch: &Sealed| !batch.in_flight && batch.batch_id.made_at().abs_diff(now) > age;
+        while let Some(at) = self.sealed.iter().position(is_expired) {
             self.drop_batch(at, Reason::Expired);
         }
     }
@@ -564,6 +611,22 @@ impl<S: Spool, R: Random> Outbox<S, R> {
 
     fn position(&self, batch: BatchId) -> Option<usize> {
         self.sealed.iter().position(|sealed| sealed.batch_id == batch)
+    }
+}
+
+#[cfg(feature = "client")]
+impl<S: Spool, R: Random> Outbox<S, R> {
+    /// Whether to note what becomes of each event.
+    pub(crate) fn note_fates(&mut self, wanted: bool) {
+        match wanted {
+            true => _ = self.fates.get_or_insert_default(),
+            false => self.fates = None,
+        }
+    }
+
+    /// What has become of events since this was last asked: answered for by the collector, or dropped.
+    pub(crate) fn take_fates(&mut self) -> Vec<(EventId, Option<Reason>)> {
+        self.fates.as_mut().map(core::mem::take).unwrap_or_default()
     }
 }
 

@@ -21,17 +21,28 @@ pub trait Spool {
     /// survives what the spool promises to survive.
     fn append(&mut self, batch: BatchId, text: &str) -> Result<(), Self::Error>;
 
-    /// Appends the last `text` and makes the segment final.
+    /// Appends the last `text`, if any, and makes the segment final. If that fails, the segment is still
+    /// there, is appended to no more, and [`read`](Spool::read) gives it an end without a report of losses.
     fn seal(&mut self, batch: BatchId, text: &str) -> Result<(), Self::Error>;
 
-    /// The whole text of a sealed segment: the body to send.
+    /// The whole text of the segment: the body to send.
     fn read(&mut self, batch: BatchId) -> Result<String, Self::Error>;
 
     /// Forgets the segment.
     fn remove(&mut self, batch: BatchId) -> Result<(), Self::Error>;
 
     /// What an earlier life left behind, oldest first: all of it sealed now.
-    fn recover(&mut self) -> Result<Vec<Segment>, Self::Error>;
+    fn recover(&mut self) -> Result<Recovered, Self::Error>;
+}
+
+/// What was there before this outbox.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Recovered {
+    /// Segments to go on with, oldest first.
+    pub segments: Vec<Segment>,
+    /// Events in segments that cannot be trusted any more, as far as they can be counted.
+    pub corrupt: u32,
 }
 
 /// A segment that was there before this outbox.
@@ -56,6 +67,18 @@ impl MemorySpool {
     /// An empty spool.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Whether the segment is here.
+    #[cfg(feature = "spool")]
+    pub(crate) fn holds(&self, batch: BatchId) -> bool {
+        self.position(batch).is_some()
+    }
+
+    /// How many events it holds.
+    #[cfg(feature = "client")]
+    pub(crate) fn events(&self) -> u64 {
+        self.segments.iter().map(|(_, text)| body::events(text).count() as u64).sum()
     }
 
     fn position(&self, batch: BatchId) -> Option<usize> {
@@ -89,13 +112,13 @@ impl Spool for MemorySpool {
         Ok(())
     }
 
-    fn recover(&mut self) -> Result<Vec<Segment>, Infallible> {
+    fn recover(&mut self) -> Result<Recovered, Infallible> {
         let segment = |(batch_id, text): &mut (BatchId, String)| {
             if !body::is_closed(text) {
                 text.push_str(&body::closing(&Losses::default()));
             }
             Segment { batch_id: *batch_id, events: body::events(text).count() as u32, bytes: text.len() }
         };
-        Ok(self.segments.iter_mut().map(segment).collect())
+        Ok(Recovered { segments: self.segments.iter_mut().map(segment).collect(), corrupt: 0 })
     }
 }

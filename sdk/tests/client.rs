@@ -224,12 +224,6 @@ async fn nothing_shows_the_key() {
 }
 
 #[test]
-fn outside_of_a_runtime_the_builder_says_what_to_do() {
-    let error = Client::builder("http://127.0.0.1:9", "shop", "key").build().unwrap_err();
-    assert_eq!(error.to_string(), "build the client inside a tokio runtime");
-}
-
-#[test]
 fn the_client_is_send_and_sync() {
     fn check<T: Send + Sync + 'static>() {}
     check::<Client>();

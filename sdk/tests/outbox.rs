@@ -6,7 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use tallymark::outbox::{Answer, Config, Next, Pause};
-use tallymark::{Backoff, BatchId, Event, MemorySpool, Outbox, Reason, Segment, Spool};
+use tallymark::{Backoff, BatchId, Event, MemorySpool, Outbox, Reason, Recovered, Spool};
 
 const START: u64 = 1_763_673_600_000;
 
@@ -57,7 +57,7 @@ impl Spool for Disk {
         self.operate(|disk| disk.remove(batch))
     }
 
-    fn recover(&mut self) -> Result<Vec<Segment>, Dead> {
+    fn recover(&mut self) -> Result<Recovered, Dead> {
         self.operate(MemorySpool::recover)
     }
 }

@@ -1,0 +1,457 @@
+//! A spool in a directory: what it holds outlives the process.
+//!
+//! ```text
+//! spool/
+//!   lane-0192f3c1…/        one process at a time, which holds the lock
+//!     lock
+//!     0192f3c2-….open      events are appended here
+//!     0192f3c0-….batch     sealed: on its way, or waiting
+//!   corrupt/               segments that cannot be read, moved out of the way
+//! ```
+//!
+//! A segment begins with a header of eight bytes, the last of which is the format's version, and goes on
+//! with frames: length (4 bytes, little-endian), CRC-32 of the text (the same), text. The frames' texts
+//! joined are the body of the batch. There is no index that could get out of step: the files are the
+//! truth. A torn last frame was never acknowledged to anybody, and is cut off.
+
+use crate::body;
+use crate::id::BatchId;
+use crate::loss::Losses;
+use crate::spool::{MemorySpool, Recovered, Segment, Spool};
+use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+#[cfg(feature = "client")]
+use std::sync::{Mutex, PoisonError};
+
+const HEADER: &[u8; 8] = b"tallymk\x01";
+/// A frame is never longer: an event, or a whole batch that was divided.
+const FRAME_BYTES: u32 = 2 * crate::limits::BATCH_BYTES as u32;
+const OPEN: &str = "open";
+const SEALED: &str = "batch";
+const LOCK: &str = "lock";
+const CORRUPT: &str = "corrupt";
+const LANE: &str = "lane-";
+
+/// What an event survives once [`track`](crate::Client::track) has returned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Durability {
+    /// The end of the process, by whatever means: each event has been given to the operating system. Costs
+    /// about a microsecond.
+    #[default]
+    Process,
+    /// Power loss and a crash of the operating system: each event has been synced to the disk. Costs what
+    /// the disk takes for that; threads that track at the same time share it.
+    Power,
+}
+
+/// A spool in a directory. See the [module's documentation](self) for its files.
+#[derive(Debug)]
+pub struct DirectorySpool {
+    root: PathBuf,
+    lane: PathBuf,
+    /// Held, and so locked, for as long as this lives.
+    _lock: File,
+    durability: Durability,
+    open: Option<Open>,
+    /// Segments that the disk would not take.
+    overflow: MemorySpool,
+    trouble: Option<io::Error>,
+    frame: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Open {
+    batch_id: BatchId,
+    file: Arc<File>,
+    bytes: u64,
+}
+
+impl DirectorySpool {
+    /// Opens the spool in `root`, which is made if there is none: takes a lane of its own, and adopts what
+    /// is in lanes whose process is gone.
+    ///
+    /// # Errors
+    ///
+    /// If the directory cannot be used, or if it holds segments of a version that is not known here.
+    pub fn open(root: &Path, durability: Durability) -> io::Result<Self> {
+        fs::create_dir_all(root)?;
+        let (lane, lock) = claim(root)?;
+        let spool = Self {
+            root: root.into(),
+            lane,
+            _lock: lock,
+            durability,
+            open: None,
+            overflow: MemorySpool::new(),
+            trouble: None,
+            frame: Vec::new(),
+        };
+        spool.adopt()?;
+        Ok(spool)
+    }
+
+    /// How many events are held in memory because the disk would not take them.
+    #[cfg(feature = "client")]
+    pub(crate) fn volatile(&self) -> u64 {
+        self.overflow.events()
+    }
+
+    /// Why the disk did not take what is now held in memory, since this was last asked.
+    #[cfg(feature = "client")]
+    pub(crate) fn take_trouble(&mut self) -> Option<io::Error> {
+        self.trouble.take()
+    }
+
+    /// The file to sync so that everything appended until now is on the disk; `None` if it is already.
+    #[cfg(feature = "client")]
+    pub(crate) fn unsynced(&self) -> Option<Arc<File>> {
+        match self.durability {
+            Durability::Process => None,
+            Durability::Power => self.open.as_ref().map(|open| Arc::clone(&open.file)),
+        }
+    }
+
+    /// Moves the segments of abandoned lanes here. Each one moves whole, so a crash on the way harms none.
+    fn adopt(&self) -> io::Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let path = entry?.path();
+            let is_lane = path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(LANE));
+            if !is_lane || path == self.lane {
+                continue;
+            }
+            // Gone in the meantime, or in use: somebody else's.
+            let Ok(lock) = File::options().read(true).write(true).open(path.join(LOCK)) else { continue };
+            if lock.try_lock().is_err() {
+                continue;
+            }
+            for (from, _) in segments(&path)? {
+                if let Some(name) = from.file_name() {
+                    fs::rename(&from, self.lane.join(name))?;
+                }
+            }
+            if self.durability == Durability::Power {
+                sync_folder(&self.lane)?;
+            }
+            let _ = fs::remove_file(path.join(LOCK));
+            let _ = fs::remove_dir(&path);
+        }
+        Ok(())
+    }
+
+    fn path(&self, batch: BatchId, extension: &str) -> PathBuf {
+        self.lane.join(format!("{batch}.{extension}"))
+    }
+
+    /// Fills `frame` with a frame around `text`, behind a header if it is the first.
+    fn frame(&mut self, text: &str, first: bool) {
+        self.frame.clear();
+        if first {
+            self.frame.extend_from_slice(HEADER);
+        }
+        self.frame.extend_from_slice(&(text.len() as u32).to_le_bytes());
+        self.frame.extend_from_slice(&crc32fast::hash(text.as_bytes()).to_le_bytes());
+        self.frame.extend_from_slice(text.as_bytes());
+    }
+
+    fn create(&mut self, batch: BatchId, text: &str) -> io::Result<()> {
+        let path = self.path(batch, OPEN);
+        self.frame(text, true);
+        let written = OpenOptions::new().append(true).create_new(true).open(&path).and_then(|mut file| {
+            file.write_all(&self.frame)?;
+            if self.durability == Durability::Power {
+                sync_folder(&self.lane)?;
+            }
+            Ok(file)
+        });
+        match written {
+            Ok(file) => {
+                self.open = Some(Open { batch_id: batch, file: Arc::new(file), bytes: self.frame.len() as u64 });
+                Ok(())
+            }
+            Err(error) => {
+                let _ = fs::remove_file(path);
+                Err(error)
+            }
+        }
+    }
+
+    fn extend(&mut self, text: &str) -> io::Result<()> {
+        self.frame(text, false);
+        let Some(open) = &mut self.open else { return Err(ErrorKind::NotFound.into()) };
+        if let Err(error) = (&*open.file).write_all(&self.frame) {
+            // Half a frame must not stay in front of the next one.
+            let _ = open.file.set_len(open.bytes);
+            return Err(error);
+        }
+        open.bytes += self.frame.len() as u64;
+        Ok(())
+    }
+
+    fn quarantine(&self, path: &Path) -> io::Result<()> {
+        let corrupt = self.root.join(CORRUPT);
+        fs::create_dir_all(&corrupt)?;
+        match path.file_name() {
+            Some(name) => fs::rename(path, corrupt.join(name)),
+            None => Ok(()),
+        }
+    }
+
+    /// Looks at one segment of an earlier life, and makes it whole.
+    fn restore(&mut self, path: &Path, batch_id: BatchId, recovered: &mut Recovered) -> io::Result<()> {
+        let bytes = fs::read(path)?;
+        let mut content = match parse(&bytes) {
+            Ok(content) => content,
+            Err(Damage::Version(version)) => {
+                return Err(io::Error::other(format!(
+                    "{} is of version {version}, and this program knows version {}: use the program that wrote it, \
+                     or move the file away",
+                    path.display(),
+                    HEADER[7]
+                )));
+            }
+            Err(Damage::NoSegment) => Content::default(),
+        };
+        let is_sealed = path.extension() == Some(OsStr::new(SEALED));
+        let events = body::events(&content.text).count() as u32;
+        let is_whole = content.bytes == bytes.len() && body::is_closed(&content.text);
+        if is_sealed && !is_whole {
+            // It may have been sent as it was, so a shorter one must not be sent under the same id.
+            recovered.corrupt += events;
+            return self.quarantine(path);
+        }
+        if events == 0 {
+            // Torn before its first event was whole.
+            return fs::remove_file(path);
+        }
+        if !is_sealed {
+            let mut file = OpenOptions::new().append(true).open(path)?;
+            file.set_len(content.bytes as u64)?;
+            if !body::is_closed(&content.text) {
+                let closing = body::closing(&Losses::default());
+                self.frame(&closing, false);
+                file.write_all(&self.frame)?;
+                content.text.push_str(&closing);
+            }
+            if self.durability == Durability::Power {
+                file.sync_all()?;
+            }
+            fs::rename(path, self.path(batch_id, SEALED))?;
+        }
+        recovered.segments.push(Segment { batch_id, events, bytes: content.text.len() });
+        Ok(())
+    }
+}
+
+impl Spool for DirectorySpool {
+    type Error = io::Error;
+
+    fn append(&mut self, batch: BatchId, text: &str) -> io::Result<()> {
+        if self.overflow.holds(batch) {
+            return kept(self.overflow.append(batch, text));
+        }
+        if self.open.as_ref().is_some_and(|open| open.batch_id == batch) {
+            return self.extend(text);
+        }
+        // A new segment that the disk does not take is held in memory.
+        if let Err(error) = self.create(batch, text) {
+            self.trouble = Some(error);
+            kept(self.overflow.append(batch, text))?;
+        }
+        Ok(())
+    }
+
+    fn seal(&mut self, batch: BatchId, text: &str) -> io::Result<()> {
+        if self.overflow.holds(batch) {
+            return kept(self.overflow.seal(batch, text));
+        }
+        let closed = if text.is_empty() { Ok(()) } else { self.extend(text) };
+        let Some(open) = self.open.take_if(|open| open.batch_id == batch) else {
+            return Err(ErrorKind::NotFound.into());
+        };
+        if self.durability == Durability::Power {
+            open.file.sync_data()?;
+        }
+        closed?;
+        fs::rename(self.path(batch, OPEN), self.path(batch, SEALED))
+    }
+
+    fn read(&mut self, batch: BatchId) -> io::Result<String> {
+        if self.overflow.holds(batch) {
+            return kept(self.overflow.read(batch));
+        }
+        let sealed = self.path(batch, SEALED);
+        let (path, bytes) = match fs::read(&sealed) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let open = self.path(batch, OPEN);
+                let bytes = fs::read(&open)?;
+                (open, bytes)
+            }
+            bytes => (sealed, bytes?),
+        };
+        match parse(&bytes) {
+            Ok(Content { mut text, bytes: whole }) if whole == bytes.len() => {
+                if !body::is_closed(&text) {
+                    text.push_str(&body::closing(&Losses::default()));
+                }
+                Ok(text)
+            }
+            _ => {
+                self.quarantine(&path)?;
+                Err(io::Error::new(
+                    ErrorKind::InvalidData,
+                    format!("{} is corrupt and was moved aside", path.display()),
+                ))
+            }
+        }
+    }
+
+    fn remove(&mut self, batch: BatchId) -> io::Result<()> {
+        if self.overflow.holds(batch) {
+            return kept(self.overflow.remove(batch));
+        }
+        self.open.take_if(|open| open.batch_id == batch);
+        for extension in [SEALED, OPEN] {
+            match fs::remove_file(self.path(batch, extension)) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn recover(&mut self) -> io::Result<Recovered> {
+        let mut recovered = Recovered::default();
+        let mut found = segments(&self.lane)?;
+        found.sort();
+        for (path, batch_id) in found {
+            self.restore(&path, batch_id, &mut recovered)?;
+        }
+        if self.durability == Durability::Power {
+            sync_folder(&self.lane)?;
+        }
+        Ok(recovered)
+    }
+}
+
+/// Memory does not fail.
+fn kept<T>(result: Result<T, Infallible>) -> io::Result<T> {
+    result.map_err(|never| match never {})
+}
+
+/// Makes a lane and locks it.
+fn claim(root: &Path) -> io::Result<(PathBuf, File)> {
+    loop {
+        let lane = root.join(format!("{LANE}{:016x}", rand::random::<u64>()));
+        fs::create_dir(&lane)?;
+        let lock = File::create(lane.join(LOCK))?;
+        match lock.try_lock() {
+            // Still there: nobody took it for abandoned in between.
+            Ok(()) if lane.join(LOCK).exists() => return Ok((lane, lock)),
+            Ok(()) | Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// The segments in a lane.
+fn segments(lane: &Path) -> io::Result<Vec<(PathBuf, BatchId)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(lane)? {
+        let path = entry?.path();
+        let extension = path.extension().and_then(OsStr::to_str);
+        let id = path.file_stem().and_then(OsStr::to_str).and_then(BatchId::parse);
+        if let (Some(OPEN | SEALED), Some(id)) = (extension, id) {
+            found.push((path, id));
+        }
+    }
+    Ok(found)
+}
+
+#[derive(Default)]
+struct Content {
+    text: String,
+    /// How many bytes of the file that takes.
+    bytes: usize,
+}
+
+enum Damage {
+    NoSegment,
+    Version(u8),
+}
+
+/// Reads whole frames until the end or until one is not whole.
+fn parse(bytes: &[u8]) -> Result<Content, Damage> {
+    let Some((header, mut rest)) = bytes.split_at_checked(HEADER.len()) else { return Err(Damage::NoSegment) };
+    if header[..7] != HEADER[..7] {
+        return Err(Damage::NoSegment);
+    }
+    if header[7] != HEADER[7] {
+        return Err(Damage::Version(header[7]));
+    }
+    let mut content = Content { text: String::with_capacity(bytes.len()), bytes: HEADER.len() };
+    while let Some((text, after)) = frame(rest) {
+        content.text.push_str(text);
+        content.bytes += rest.len() - after.len();
+        rest = after;
+    }
+    Ok(content)
+}
+
+fn frame(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let (length, rest) = bytes.split_first_chunk::<4>()?;
+    let (crc, rest) = rest.split_first_chunk::<4>()?;
+    let length = u32::from_le_bytes(*length);
+    if length == 0 || length > FRAME_BYTES {
+        return None;
+    }
+    let (text, rest) = rest.split_at_checked(length as usize)?;
+    if crc32fast::hash(text) != u32::from_le_bytes(*crc) {
+        return None;
+    }
+    Some((std::str::from_utf8(text).ok()?, rest))
+}
+
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Syncs for many threads at once: whoever comes first syncs for all that have written by then.
+#[cfg(feature = "client")]
+#[derive(Debug, Default)]
+pub(crate) struct GroupSync {
+    /// How many writes there were, and the file that the last of them went to. What is in earlier files was
+    /// synced when they were sealed.
+    written: Mutex<(u64, Option<Arc<File>>)>,
+    /// How many of them are on the disk.
+    synced: Mutex<u64>,
+}
+
+#[cfg(feature = "client")]
+impl GroupSync {
+    /// Takes note of a write to `file`. To be called in the order of the writes.
+    pub(crate) fn ticket(&self, file: Option<Arc<File>>) -> Option<u64> {
+        let file = file?;
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        *written = (written.0 + 1, Some(file));
+        Some(written.0)
+    }
+
+    /// Returns when the write with this ticket is on the disk.
+    pub(crate) fn wait(&self, ticket: u64) -> io::Result<()> {
+        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
+        if *synced >= ticket {
+            return Ok(());
+        }
+        let (upto, file) = self.written.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(file) = file {
+            file.sync_data()?;
+        }
+        *synced = upto;
+        Ok(())
+    }
+}

@@ -1,0 +1,91 @@
+//! Where a client's events are: in memory, or in a directory.
+
+#[cfg(feature = "spool")]
+use crate::directory::{DirectorySpool, Durability};
+use crate::id::BatchId;
+use crate::spool::{MemorySpool, Recovered, Spool};
+use std::io;
+#[cfg(feature = "spool")]
+use std::path::Path;
+#[cfg(feature = "spool")]
+use std::{fs::File, sync::Arc};
+
+#[derive(Debug)]
+pub(crate) enum Storage {
+    Memory(MemorySpool),
+    #[cfg(feature = "spool")]
+    Directory(DirectorySpool),
+}
+
+impl Storage {
+    pub(crate) fn memory() -> Self {
+        Self::Memory(MemorySpool::new())
+    }
+
+    #[cfg(feature = "spool")]
+    pub(crate) fn directory(path: &Path, durability: Durability) -> io::Result<Self> {
+        DirectorySpool::open(path, durability).map(Self::Directory)
+    }
+
+    /// How many of the events it holds end with the process.
+    pub(crate) fn volatile(&self) -> u64 {
+        match self {
+            Self::Memory(memory) => memory.events(),
+            #[cfg(feature = "spool")]
+            Self::Directory(directory) => directory.volatile(),
+        }
+    }
+
+    /// The file to sync so that everything appended until now survives power loss, if that is wanted and
+    /// not so already.
+    #[cfg(feature = "spool")]
+    pub(crate) fn unsynced(&self) -> Option<Arc<File>> {
+        match self {
+            Self::Memory(_) => None,
+            Self::Directory(directory) => directory.unsynced(),
+        }
+    }
+
+    /// What has kept the disk from taking events, since this was last asked.
+    pub(crate) fn take_trouble(&mut self) -> Option<io::Error> {
+        match self {
+            Self::Memory(_) => None,
+            #[cfg(feature = "spool")]
+            Self::Directory(directory) => directory.take_trouble(),
+        }
+    }
+}
+
+macro_rules! each {
+    ($self:ident, $method:ident($($argument:expr),*)) => {
+        match $self {
+            Self::Memory(memory) => memory.$method($($argument),*).map_err(|never| match never {}),
+            #[cfg(feature = "spool")]
+            Self::Directory(directory) => directory.$method($($argument),*),
+        }
+    };
+}
+
+impl Spool for Storage {
+    type Error = io::Error;
+
+    fn append(&mut self, batch: BatchId, text: &str) -> io::Result<()> {
+        each!(self, append(batch, text))
+    }
+
+    fn seal(&mut self, batch: BatchId, text: &str) -> io::Result<()> {
+        each!(self, seal(batch, text))
+    }
+
+    fn read(&mut self, batch: BatchId) -> io::Result<String> {
+        each!(self, read(batch))
+    }
+
+    fn remove(&mut self, batch: BatchId) -> io::Result<()> {
+        each!(self, remove(batch))
+    }
+
+    fn recover(&mut self) -> io::Result<Recovered> {
+        each!(self, recover())
+    }
+}
