@@ -6,8 +6,8 @@ use axum::http::{HeaderMap, header};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-/// The site that may write with this request.
-pub fn writer<'a>(sites: &'a Sites, headers: &HeaderMap) -> Result<&'a Site, Problem> {
+/// The site that may write with this request, and the kind of key it does so with.
+pub fn writer<'a>(sites: &'a Sites, headers: &HeaderMap) -> Result<(&'a Site, Key), Problem> {
     let (site, key) = authenticate(sites, headers)?;
     if key == Key::Write {
         let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
@@ -18,7 +18,7 @@ pub fn writer<'a>(sites: &'a Sites, headers: &HeaderMap) -> Result<&'a Site, Pro
             ));
         }
     }
-    Ok(site)
+    Ok((site, key))
 }
 
 /// The site that may read with this request.

@@ -1,5 +1,8 @@
 //! A batch on its way through the collector: checked, stamped, and ready to be stored and counted.
 
+use crate::Error;
+use crate::site::Key;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use tallymark::{BatchId, Receipt, Rejected};
 
@@ -8,8 +11,13 @@ use tallymark::{BatchId, Receipt, Rejected};
 pub struct Prepared {
     /// The site it belongs to.
     pub username: String,
+    /// The kind of key it came with. What the public key has sent never stands in the way of what the secret
+    /// key sends, though it may guess the ids.
+    pub key: Key,
     /// Its id.
     pub batch_id: BatchId,
+    /// Tells another body under the same id.
+    pub fingerprint: Fingerprint,
     /// When it arrived, in milliseconds since the Unix epoch.
     pub received_at: u64,
     /// The events that passed every check, in order.
@@ -20,6 +28,24 @@ pub struct Prepared {
     pub retry: Vec<u32>,
     /// Losses the client reports, by reason.
     pub lost: BTreeMap<String, u64>,
+}
+
+/// The start of the SHA-256 of what was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fingerprint(pub [u8; 16]);
+
+impl Fingerprint {
+    /// The fingerprint of these parts, in this order.
+    pub fn of(parts: &[&[u8]]) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&hash.finalize()[..16]);
+        Self(bytes)
+    }
 }
 
 /// An event that passed every check.
@@ -72,6 +98,11 @@ impl Prepared {
             add(LOST, reason, self.received_at / crate::counts::HOUR, *events);
         }
         tally
+    }
+
+    /// Checks that what was sent under this id before was the same.
+    pub fn check_same(&self, before: &[u8]) -> Result<(), Error> {
+        if before == self.fingerprint.0 { Ok(()) } else { Err(Error::reused()) }
     }
 
     /// What to answer, the first time.

@@ -4,7 +4,7 @@ use crate::Error;
 use crate::embedded::Embedded;
 use crate::routes::{Collector, router, router_with_files};
 use crate::server::{serve, stop_signal};
-use crate::site::{self, Sites};
+use crate::site::{self, NewKeys, Sites};
 use crate::store::{Counters, Lake, Store};
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
@@ -98,8 +98,10 @@ impl Cli {
         match self.command {
             Command::Serve(options) => options.run().await,
             Command::Site(SiteCommand::Add { name, origins, sites }) => {
-                let keys = site::add(&sites, &name, &origins)?;
-                say(&format!("username: {name}\nsecret_key: {}\nwrite_key: {}", keys.secret_key, keys.write_key));
+                site::add(&sites, &name, &origins, |keys| {
+                    let NewKeys { secret_key, write_key } = keys;
+                    writeln!(std::io::stdout(), "username: {name}\nsecret_key: {secret_key}\nwrite_key: {write_key}")
+                })?;
                 Ok(())
             }
         }
@@ -109,6 +111,7 @@ impl Cli {
 impl Serve {
     async fn run(self) -> Result<(), Error> {
         let sites = Sites::from_file(&self.sites)?;
+        self.check_files()?;
         let listener = TcpListener::bind(&self.listen)
             .await
             .map_err(|error| Error::config(format!("cannot listen on {}", self.listen)).because(error))?;
@@ -128,6 +131,25 @@ impl Serve {
         .await?;
         collector.store.close().await?;
         say("stopped");
+        Ok(())
+    }
+
+    /// What is served to everybody must not hold what is nobody's business.
+    fn check_files(&self) -> Result<(), Error> {
+        let Some(folder) = &self.files else { return Ok(()) };
+        let folder = std::fs::canonicalize(folder)
+            .map_err(|error| Error::config(format!("cannot serve the folder {}", folder.display())).because(error))?;
+        std::fs::create_dir_all(&self.data_dir)
+            .map_err(|error| Error::config("cannot make the data directory").because(error))?;
+        for private in [&self.data_dir, &self.sites] {
+            if std::fs::canonicalize(private).is_ok_and(|private| private.starts_with(&folder)) {
+                return Err(Error::config(format!(
+                    "{} would be served to everybody: keep it outside of {}",
+                    private.display(),
+                    folder.display()
+                )));
+            }
+        }
         Ok(())
     }
 

@@ -5,7 +5,7 @@
 //! |---|---|---|
 //! | `c#USERNAME#TYPE#SHARD` | `t#KEY` | `n`, the total of a key; of the type if the key is empty |
 //! | `c#USERNAME#TYPE#SHARD` | `h#KEY#HOUR` | `n`, the same for one hour |
-//! | `b#USERNAME#BATCH` | `m` | the batch's marker: its `receipt` and `expires_at` |
+//! | `b#USERNAME#KEY#BATCH` | `m` | the batch's marker, by the kind of key: its `fingerprint`, `receipt`, `expires_at` |
 //!
 //! **Exactly once.** A batch is counted by a transaction that also puts its marker, on the condition that
 //! there is none. However often it is sent, and whatever becomes of the answers, the condition lets it
@@ -27,6 +27,7 @@ use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::ProvideErrorMetadata;
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, Put, TransactWriteItem, Update};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -179,7 +180,10 @@ impl DynamoDb {
         let key = item_key(marker_pk(batch), MARKER_SK.into());
         let call = self.client.get_item().table_name(&self.table).set_key(Some(key)).consistent_read(true);
         let answer = aws::repeat(backoff, || call.clone().send()).await.map_err(|error| self.unavailable(error))?;
-        answer.item.map(|item| Marker::read(&item)).transpose()
+        let Some(item) = answer.item else { return Ok(None) };
+        let fingerprint = item.get("fingerprint").and_then(|value| value.as_b().ok());
+        batch.check_same(fingerprint.map_or(&[], |value| value.as_ref()))?;
+        Marker::read(&item).map(Some)
     }
 
     /// Counts what a marker says is still to be counted.
@@ -229,6 +233,7 @@ impl DynamoDb {
         if part == 0 {
             let mut item = item_key(marker_pk(&work.batch), MARKER_SK.into());
             item.insert("receipt".into(), AttributeValue::S(json(&work.receipt)?));
+            item.insert("fingerprint".into(), AttributeValue::B(Blob::new(work.batch.fingerprint.0)));
             item.insert("by".into(), AttributeValue::S(by.into()));
             item.insert("expires_at".into(), number((work.receipt.received_at + MARKER_LIFETIME) / 1000));
             if !is_last {
@@ -354,7 +359,9 @@ fn counted(event: &Accepted, hour: u64) -> Accepted {
 fn without_events(batch: &Prepared) -> Prepared {
     Prepared {
         username: batch.username.clone(),
+        key: batch.key,
         batch_id: batch.batch_id,
+        fingerprint: batch.fingerprint,
         received_at: batch.received_at,
         events: Vec::new(),
         rejected: Vec::new(),
@@ -529,7 +536,7 @@ where
 const MARKER_SK: &str = "m";
 
 fn marker_pk(batch: &Prepared) -> String {
-    format!("b#{}#{}", batch.username, batch.batch_id)
+    format!("b#{}#{}#{}", batch.username, batch.key.as_str(), batch.batch_id)
 }
 
 fn counter_pk(query: &Query, shard: u64) -> String {

@@ -9,18 +9,22 @@ use crate::Error;
 use crate::batch::Prepared;
 use crate::counts::{DAY, Hours, Query};
 use crate::lake;
+use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use std::fs::File;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
-use tallymark::{BatchId, Receipt};
+use std::time::{Duration, Instant};
+use tallymark::Receipt;
 use tokio::sync::{mpsc, oneshot};
 
 /// How long a batch's marker is kept: longer than any client keeps a batch.
 const MARKER_LIFETIME: u64 = 30 * DAY;
+/// How often old markers are removed.
+const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 /// Batches that may wait for the writer. Beyond that the answer is 503.
 const WAITING: usize = 1024;
 /// Batches in one transaction.
@@ -31,8 +35,9 @@ const SCHEMA_VERSION: i32 = 1;
 
 const SCHEMA: &str = "
     CREATE TABLE batches (
-        username TEXT NOT NULL, batch_id BLOB NOT NULL, received_at INTEGER NOT NULL, receipt TEXT NOT NULL,
-        PRIMARY KEY (username, batch_id)
+        username TEXT NOT NULL, key TEXT NOT NULL, batch_id BLOB NOT NULL, fingerprint BLOB NOT NULL,
+        received_at INTEGER NOT NULL, receipt TEXT NOT NULL,
+        PRIMARY KEY (username, key, batch_id)
     ) WITHOUT ROWID;
     CREATE INDEX batches_by_age ON batches (received_at);
     CREATE TABLE totals (
@@ -50,11 +55,9 @@ const SCHEMA: &str = "
         username TEXT NOT NULL, event_type TEXT NOT NULL, hour INTEGER NOT NULL, lines TEXT NOT NULL
     );
     CREATE INDEX held_by_partition ON held (username, event_type, hour);
-    -- A move to the lake that has begun and must be carried through: all lines up to this number.
-    CREATE TABLE roll (upto INTEGER NOT NULL);
-    -- Names this database in the lake's files, so that another one can never replace them.
-    CREATE TABLE store (name TEXT NOT NULL);
-    INSERT INTO store VALUES (lower(hex(randomblob(4))));
+    -- A move to the lake that has begun and must be carried through: all lines up to this number, into files
+    -- of this name, which no other move ever has, not even of a database brought back from a backup.
+    CREATE TABLE roll (upto INTEGER NOT NULL, name TEXT NOT NULL);
 ";
 
 /// The embedded store. Clones share it.
@@ -86,9 +89,18 @@ pub enum Keep {
 
 pub(crate) enum Job {
     Commit { batch: Prepared, keep: Keep, reply: oneshot::Sender<Result<Receipt, Error>> },
-    BeginRoll(oneshot::Sender<Option<i64>>),
+    BeginRoll(oneshot::Sender<Option<Roll>>),
     EndRoll { upto: i64, reply: oneshot::Sender<bool> },
     Stop,
+}
+
+/// A move of lines to the lake.
+#[derive(Clone, Debug)]
+pub(crate) struct Roll {
+    /// The last line to move.
+    pub(crate) upto: i64,
+    /// What the files are called.
+    pub(crate) name: String,
 }
 
 /// What the roller is told before its interval is over.
@@ -111,18 +123,17 @@ impl Embedded {
         })?;
 
         let path = folder.join("tallymark.db");
-        let open = || -> rusqlite::Result<(Connection, Connection, Connection, String)> {
+        let open = || -> rusqlite::Result<(Connection, Connection, Connection)> {
             let writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
             prepare(&writer)?;
-            let name = writer.query_row("SELECT name FROM store", [], |row| row.get(0))?;
             let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
-            Ok((writer, connect(&path, read_only)?, connect(&path, read_only)?, name))
+            Ok((writer, connect(&path, read_only)?, connect(&path, read_only)?))
         };
-        let (mut writer, reader, roller, name) = open()
+        let (mut writer, reader, roller) = open()
             .map_err(|error| Error::config(format!("cannot open the database {}", path.display())).because(error))?;
 
         let raw = folder.join("raw");
-        if let Err(error) = catch_up(&mut writer, &raw, &name) {
+        if let Err(error) = catch_up(&mut writer, &raw) {
             tracing::error!(cause = %crate::error::chain(&error), "cannot move lines to the lake; they are kept");
         }
 
@@ -135,7 +146,7 @@ impl Embedded {
             })?,
             spawn("tallymark-roller", {
                 let jobs = jobs.clone();
-                move || roll_on(&jobs, &roller, &raw, &name, roll, &told)
+                move || roll_on(&jobs, &roller, &raw, roll, &told)
             })?,
         ];
         let threads = Mutex::new(threads);
@@ -151,8 +162,9 @@ impl Embedded {
     }
 
     /// The receipt of a batch that was committed before.
-    pub async fn known(&self, username: String, batch_id: BatchId) -> Result<Option<Receipt>, Error> {
-        self.read(move |db| find(db, &username, batch_id)).await
+    pub async fn known(&self, batch: &Prepared) -> Result<Option<Receipt>, Error> {
+        let batch = batch.clone();
+        self.read(move |db| Ok(find(db, &batch)?.map(|found| found.receipt(&batch)))).await?.transpose()
     }
 
     /// How often a counter was counted.
@@ -241,7 +253,15 @@ fn unavailable(error: rusqlite::Error) -> Error {
     Error::unavailable("The store cannot be used", Duration::from_secs(5)).because(error)
 }
 
-fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+/// Starts a thread without which the collector is of no use: if it panics, the process ends, and whoever
+/// watches it starts it anew. What was answered is on disk.
+fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Error> {
+    let work = move || {
+        if std::panic::catch_unwind(AssertUnwindSafe(work)).is_err() {
+            tracing::error!(thread = name, "a thread has failed; the collector ends");
+            std::process::exit(70);
+        }
+    };
     std::thread::Builder::new()
         .name(name.into())
         .spawn(work)
@@ -272,7 +292,8 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
 
 /// The writer: one transaction for all that is waiting, and an answer for each once it is on disk.
 fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sync::mpsc::Sender<Signal>) {
-    let mut pruned_at = 0;
+    let (started, started_at) = (Instant::now(), crate::now());
+    let mut prune = started;
     let mut held_bytes = 0;
     let mut stopped = false;
     while !stopped && let Some(first) = waiting.blocking_recv() {
@@ -309,11 +330,13 @@ fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sy
             held_bytes = 0;
             let _ = signals.send(Signal::Roll);
         }
-        let now = crate::now();
-        if now - pruned_at > DAY / 24 {
-            pruned_at = now;
-            let old = now.saturating_sub(MARKER_LIFETIME);
-            if let Err(error) = db.execute("DELETE FROM batches WHERE received_at < ?", [old]) {
+        if prune.elapsed() > PRUNE_EVERY {
+            prune = Instant::now();
+            // By a clock that does not jump, or a wrong time would forget batches that may come again.
+            let now = started_at + started.elapsed().as_millis() as u64;
+            if let Err(error) =
+                db.execute("DELETE FROM batches WHERE received_at < ?", [now.saturating_sub(MARKER_LIFETIME)])
+            {
                 tracing::warn!(%error, "cannot forget old batches");
             }
         }
@@ -326,7 +349,7 @@ fn commit_group(db: &mut Connection, group: Vec<Waiting>) {
     if group.is_empty() {
         return;
     }
-    let mut commit = || -> rusqlite::Result<Vec<Receipt>> {
+    let mut commit = || -> rusqlite::Result<Vec<Result<Receipt, Error>>> {
         let transaction = db.transaction()?;
         let receipts =
             group.iter().map(|(batch, keep, _)| insert(&transaction, batch, *keep)).collect::<rusqlite::Result<_>>()?;
@@ -336,7 +359,7 @@ fn commit_group(db: &mut Connection, group: Vec<Waiting>) {
     match commit() {
         Ok(receipts) => {
             for ((_, _, reply), receipt) in group.into_iter().zip(receipts) {
-                let _ = reply.send(Ok(receipt));
+                let _ = reply.send(receipt);
             }
         }
         Err(error) => {
@@ -352,16 +375,28 @@ fn commit_group(db: &mut Connection, group: Vec<Waiting>) {
     }
 }
 
-fn insert(db: &Transaction<'_>, batch: &Prepared, keep: Keep) -> rusqlite::Result<Receipt> {
+/// Stores and counts a batch, unless it is known. The inner error is about this batch alone.
+fn insert(db: &Transaction<'_>, batch: &Prepared, keep: Keep) -> rusqlite::Result<Result<Receipt, Error>> {
     let receipt = batch.receipt();
     let json =
         serde_json::to_string(&receipt).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
     let id = batch.batch_id.uuid();
     let fresh = db
-        .prepare_cached("INSERT OR IGNORE INTO batches (username, batch_id, received_at, receipt) VALUES (?, ?, ?, ?)")?
-        .execute(params![batch.username, id.as_bytes(), batch.received_at, json])?;
+        .prepare_cached(
+            "INSERT OR IGNORE INTO batches (username, key, batch_id, fingerprint, received_at, receipt)
+             VALUES (?, ?, ?, ?, ?, ?)",
+        )?
+        .execute(params![
+            batch.username,
+            batch.key.as_str(),
+            id.as_bytes(),
+            batch.fingerprint.0,
+            batch.received_at,
+            json
+        ])?;
     if fresh == 0 {
-        return find(db, &batch.username, batch.batch_id)?.ok_or(rusqlite::Error::QueryReturnedNoRows);
+        let found = find(db, batch)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
+        return Ok(found.receipt(batch));
     }
     if keep != Keep::Counts {
         hold(db, batch)?;
@@ -369,7 +404,7 @@ fn insert(db: &Transaction<'_>, batch: &Prepared, keep: Keep) -> rusqlite::Resul
     if keep != Keep::Lines {
         count(db, batch)?;
     }
-    Ok(receipt)
+    Ok(Ok(receipt))
 }
 
 fn hold(db: &Transaction<'_>, batch: &Prepared) -> rusqlite::Result<()> {
@@ -404,39 +439,54 @@ fn count(db: &Transaction<'_>, batch: &Prepared) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn find(db: &Connection, username: &str, batch_id: BatchId) -> rusqlite::Result<Option<Receipt>> {
-    let json: Option<String> = db
-        .prepare_cached("SELECT receipt FROM batches WHERE username = ? AND batch_id = ?")?
-        .query_row(params![username, batch_id.uuid().as_bytes()], |row| row.get(0))
-        .optional()?;
-    let Some(json) = json else { return Ok(None) };
-    let receipt: Receipt = serde_json::from_str(&json)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, error.into()))?;
-    Ok(Some(Receipt { duplicate: true, ..receipt }))
+/// What is known of a batch.
+struct Found {
+    fingerprint: Vec<u8>,
+    receipt: Receipt,
+}
+
+impl Found {
+    /// The receipt again, if it is the same batch.
+    fn receipt(self, batch: &Prepared) -> Result<Receipt, Error> {
+        batch.check_same(&self.fingerprint)?;
+        Ok(Receipt { duplicate: true, ..self.receipt })
+    }
+}
+
+fn find(db: &Connection, batch: &Prepared) -> rusqlite::Result<Option<Found>> {
+    db.prepare_cached("SELECT fingerprint, receipt FROM batches WHERE username = ? AND key = ? AND batch_id = ?")?
+        .query_row(params![batch.username, batch.key.as_str(), batch.batch_id.uuid().as_bytes()], |row| {
+            let receipt: String = row.get(1)?;
+            let receipt = serde_json::from_str(&receipt)
+                .map_err(|error| rusqlite::Error::FromSqlConversionFailure(1, Type::Text, error.into()))?;
+            Ok(Found { fingerprint: row.get(0)?, receipt })
+        })
+        .optional()
 }
 
 /// Moves what an earlier life has left behind, first of all a move that it had begun.
-fn catch_up(db: &mut Connection, raw: &Path, store: &str) -> Result<(), Error> {
-    while let Some(upto) = begin_roll(db).map_err(unavailable)? {
-        lake::write_files(db, raw, store, upto)?;
-        end_roll(db, upto).map_err(unavailable)?;
+fn catch_up(db: &mut Connection, raw: &Path) -> Result<(), Error> {
+    while let Some(roll) = begin_roll(db).map_err(unavailable)? {
+        lake::write_files(db, raw, &roll)?;
+        end_roll(db, roll.upto).map_err(unavailable)?;
     }
     Ok(())
 }
 
 /// Decides which lines to move. One move that was begun and not ended is taken up again, the same.
-fn begin_roll(db: &mut Connection) -> rusqlite::Result<Option<i64>> {
+fn begin_roll(db: &mut Connection) -> rusqlite::Result<Option<Roll>> {
     let transaction = db.transaction()?;
-    let begun: Option<i64> = transaction.query_row("SELECT max(upto) FROM roll", [], |row| row.get(0))?;
+    let read = |row: &rusqlite::Row<'_>| Ok(Roll { upto: row.get(0)?, name: row.get(1)? });
+    let begun = transaction.query_row("SELECT upto, name FROM roll", [], read).optional()?;
     if begun.is_some() {
         return Ok(begun);
     }
-    let upto: Option<i64> = transaction.query_row("SELECT max(seq) FROM held", [], |row| row.get(0))?;
-    if let Some(upto) = upto {
-        transaction.execute("INSERT INTO roll VALUES (?)", [upto])?;
-        transaction.commit()?;
-    }
-    Ok(upto)
+    let Some(upto) = transaction.query_row("SELECT max(seq) FROM held", [], |row| row.get(0))? else { return Ok(None) };
+    // The time first, so that names sort as the files were written.
+    let roll = Roll { upto, name: format!("{:013}-{:08x}", crate::now(), rand::random::<u32>()) };
+    transaction.execute("INSERT INTO roll VALUES (?, ?)", params![roll.upto, roll.name])?;
+    transaction.commit()?;
+    Ok(Some(roll))
 }
 
 fn end_roll(db: &mut Connection, upto: i64) -> rusqlite::Result<()> {
@@ -451,16 +501,15 @@ fn roll_on(
     jobs: &mpsc::Sender<Job>,
     db: &Connection,
     raw: &Path,
-    store: &str,
     every: Duration,
     signals: &std::sync::mpsc::Receiver<Signal>,
 ) {
     while let Ok(Signal::Roll) | Err(RecvTimeoutError::Timeout) = signals.recv_timeout(every) {
-        if let Err(error) = lake::roll(jobs, db, raw, store) {
+        if let Err(error) = lake::roll(jobs, db, raw) {
             tracing::error!(cause = %crate::error::chain(&error), "cannot move lines to the lake; they are kept");
         }
     }
-    if let Err(error) = lake::roll(jobs, db, raw, store) {
+    if let Err(error) = lake::roll(jobs, db, raw) {
         tracing::error!(cause = %crate::error::chain(&error), "cannot move the last lines to the lake; they are kept");
     }
 }

@@ -16,6 +16,8 @@ pub struct Error {
 enum Kind {
     /// A sink cannot be used now.
     Unavailable { retry_after: Duration },
+    /// An id was used before, for something else.
+    Reused,
     /// The set-up is wrong: a file, an option, a key.
     Config,
 }
@@ -23,6 +25,11 @@ enum Kind {
 impl Error {
     pub(crate) fn unavailable(what: impl Into<String>, retry_after: Duration) -> Self {
         Self { kind: Kind::Unavailable { retry_after }, message: what.into(), source: None }
+    }
+
+    pub(crate) fn reused() -> Self {
+        let message = "Something else was sent before under the same id";
+        Self { kind: Kind::Reused, message: message.into(), source: None }
     }
 
     pub(crate) fn config(message: impl Into<String>) -> Self {
@@ -39,6 +46,11 @@ impl Error {
         matches!(self.kind, Kind::Unavailable { .. })
     }
 
+    /// Whether an id was used before, for something else.
+    pub fn is_reused(&self) -> bool {
+        self.kind == Kind::Reused
+    }
+
     /// Whether the set-up is wrong, so that nothing will help but changing it.
     pub fn is_config(&self) -> bool {
         self.kind == Kind::Config
@@ -48,7 +60,7 @@ impl Error {
     pub fn retry_after(&self) -> Option<Duration> {
         match self.kind {
             Kind::Unavailable { retry_after } => Some(retry_after),
-            Kind::Config => None,
+            Kind::Reused | Kind::Config => None,
         }
     }
 }

@@ -1,12 +1,12 @@
 //! From a body to a receipt: decode, check each event, commit. The same for every front door.
 
-use crate::batch::{Accepted, Prepared};
+use crate::batch::{Accepted, Fingerprint, Prepared};
 use crate::counts::HOUR;
 use crate::problem::{EVENT_TOO_LARGE, INVALID_BATCH, INVALID_EVENT, INVALID_JSON, Problem, TOO_MANY_EVENTS};
-use crate::site::Site;
+use crate::site::{Key, Site};
 use serde_json::Value;
 use serde_json::error::Category;
-use sha2::{Digest, Sha256};
+use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashSet};
 use tallymark::{Batch, BatchId, Event, EventId, InvalidEvent, Rejected, limits};
 
@@ -29,8 +29,9 @@ pub struct Arrival<'a> {
 }
 
 /// Reads and checks the body of `POST /v1/batch`.
-pub fn prepare_batch(site: &Site, body: &[u8], arrival: Arrival<'_>) -> Result<Prepared, Problem> {
-    let batch: Batch = serde_json::from_slice(body).map_err(|error| match error.classify() {
+pub fn prepare_batch(site: &Site, key: Key, body: &[u8], arrival: Arrival<'_>) -> Result<Prepared, Problem> {
+    // The events are left as text, so that one that cannot be read does not harm its neighbours.
+    let batch: Batch<&RawValue> = serde_json::from_slice(body).map_err(|error| match error.classify() {
         Category::Data => Problem::new(&INVALID_BATCH, error.to_string()),
         _ => Problem::new(&INVALID_JSON, error.to_string()),
     })?;
@@ -43,7 +44,9 @@ pub fn prepare_batch(site: &Site, body: &[u8], arrival: Arrival<'_>) -> Result<P
     let arrival = Arrival { sent_at: arrival.sent_at.or(batch.sent_at), ..arrival };
     let mut prepared = Prepared {
         username: site.username.clone(),
+        key,
         batch_id: batch.batch_id,
+        fingerprint: Fingerprint::of(&[body]),
         received_at: arrival.received_at,
         events: Vec::with_capacity(batch.events.len()),
         rejected: Vec::new(),
@@ -52,8 +55,10 @@ pub fn prepare_batch(site: &Site, body: &[u8], arrival: Arrival<'_>) -> Result<P
     };
     let mut seen = HashSet::new();
     for (index, json) in (0..).zip(batch.events) {
-        let named = json.get("event_id").and_then(Value::as_str).and_then(EventId::parse);
-        let verdict = Event::decode(json).map_err(Refusal::Invalid).and_then(|event| {
+        let json = serde_json::from_str(json.get());
+        let named = json.as_ref().ok().and_then(|json: &Value| EventId::parse(json.get("event_id")?.as_str()?));
+        let event = json.map_err(Refusal::Unreadable).and_then(|json| Event::decode(json).map_err(Refusal::Invalid));
+        let verdict = event.and_then(|event| {
             let event_id = event.event_id().unwrap_or_else(|| event_id(batch.batch_id, index));
             if !seen.insert(event_id) {
                 return Err(Refusal::Repeated);
@@ -71,22 +76,26 @@ pub fn prepare_batch(site: &Site, body: &[u8], arrival: Arrival<'_>) -> Result<P
 /// Reads and checks the body of a route that takes one event.
 ///
 /// With an idempotency key the batch and the event get ids that follow from it, so that the same request
-/// sent again is the same batch again.
+/// sent again is the same batch again. `body` is what the event was read from.
 pub fn prepare_event(
     site: &Site,
+    key: Key,
     event: Event,
+    body: &[u8],
     idempotency_key: Option<&str>,
     arrival: Arrival<'_>,
 ) -> Result<Prepared, Problem> {
     let batch_id = match idempotency_key {
-        Some(key) => BatchId::from(digest(&[b"idempotency-key", event.event_type().as_bytes(), key.as_bytes()])),
+        Some(key) => BatchId::from(uuid_of(&[b"idempotency-key", event.event_type().as_bytes(), key.as_bytes()])),
         None => BatchId::new(arrival.received_at, &mut || rand::random()),
     };
     let event_id = event.event_id().unwrap_or_else(|| event_id(batch_id, 0));
     let accepted = accept(site, event, event_id, 0, batch_id, arrival).map_err(|invalid| invalid_event(&invalid))?;
     Ok(Prepared {
         username: site.username.clone(),
+        key,
         batch_id,
+        fingerprint: Fingerprint::of(&[body]),
         received_at: arrival.received_at,
         events: vec![accepted],
         rejected: Vec::new(),
@@ -145,18 +154,11 @@ fn corrected(occurred_at: Option<u64>, arrival: Arrival<'_>) -> u64 {
 
 /// The id of an event that came without one: the same whenever its batch is sent again.
 fn event_id(batch_id: BatchId, index: u32) -> EventId {
-    EventId::from(digest(&[b"event", batch_id.uuid().as_bytes(), &index.to_le_bytes()]))
+    EventId::from(uuid_of(&[b"event", batch_id.uuid().as_bytes(), &index.to_le_bytes()]))
 }
 
-fn digest(parts: &[&[u8]]) -> uuid::Uuid {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    let mut bytes = [0; 16];
-    bytes.copy_from_slice(&hash.finalize()[..16]);
-    uuid::Builder::from_custom_bytes(bytes).into_uuid()
+fn uuid_of(parts: &[&[u8]]) -> uuid::Uuid {
+    uuid::Builder::from_custom_bytes(Fingerprint::of(parts).0).into_uuid()
 }
 
 fn check_lost(lost: &BTreeMap<String, u64>) -> Result<(), Problem> {
@@ -177,6 +179,7 @@ fn check_lost(lost: &BTreeMap<String, u64>) -> Result<(), Problem> {
 }
 
 enum Refusal {
+    Unreadable(serde_json::Error),
     Invalid(InvalidEvent),
     Repeated,
 }
@@ -184,6 +187,7 @@ enum Refusal {
 impl Refusal {
     fn rejected(&self, index: u32, event_id: Option<EventId>) -> Rejected {
         let (code, message) = match self {
+            Self::Unreadable(error) => ("invalid_json", format!("the event cannot be read: {error}")),
             Self::Invalid(invalid) => (invalid.code(), invalid.to_string()),
             Self::Repeated => ("event_id_repeated", "an earlier event of the batch has the same `event_id`".into()),
         };

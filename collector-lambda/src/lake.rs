@@ -1,12 +1,12 @@
 //! The directory lake: newline-delimited JSON in
-//! `raw/username=…/event_type=…/day=…/hour=…/STORE-NUMBER.ndjson`, by the day and hour (UTC) of receipt.
+//! `raw/username=…/event_type=…/day=…/hour=…/NAME.ndjson`, by the day and hour (UTC) of receipt.
 //!
 //! A line is in the database from the moment its batch is committed until the file that holds it is
 //! sealed, so each line is in exactly one sealed file: a move that a crash cuts off is made again from
 //! the same lines into files of the same names, and only then are the lines removed.
 
 use crate::Error;
-use crate::embedded::Job;
+use crate::embedded::{Job, Roll};
 use rusqlite::{Connection, params};
 use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
@@ -15,10 +15,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// Moves all lines that are held now into sealed files.
-pub(crate) fn roll(jobs: &mpsc::Sender<Job>, db: &Connection, raw: &Path, store: &str) -> Result<(), Error> {
-    let Some(upto) = ask(jobs, Job::BeginRoll)? else { return Ok(()) };
-    write_files(db, raw, store, upto)?;
-    ask(jobs, |reply| Job::EndRoll { upto, reply })?;
+pub(crate) fn roll(jobs: &mpsc::Sender<Job>, db: &Connection, raw: &Path) -> Result<(), Error> {
+    let Some(roll) = ask(jobs, Job::BeginRoll)? else { return Ok(()) };
+    write_files(db, raw, &roll)?;
+    ask(jobs, |reply| Job::EndRoll { upto: roll.upto, reply })?;
     Ok(())
 }
 
@@ -29,13 +29,14 @@ fn ask<T>(jobs: &mpsc::Sender<Job>, job: impl FnOnce(oneshot::Sender<T>) -> Job)
     answer.blocking_recv().map_err(|_| gone())
 }
 
-/// Writes the lines up to this number, partition by partition. Done again, it writes the same files.
-pub(crate) fn write_files(db: &Connection, raw: &Path, store: &str, upto: i64) -> Result<(), Error> {
+/// Writes the lines of a move, partition by partition. Done again, it writes the same files.
+pub(crate) fn write_files(db: &Connection, raw: &Path, roll: &Roll) -> Result<(), Error> {
+    let upto = roll.upto;
     let failed = |what: &str| Error::unavailable(what, Duration::from_secs(5));
     let read = |error: rusqlite::Error| failed("cannot read the lines to move").because(error);
     let mut partitions = db
         .prepare_cached(
-            "SELECT username, event_type, hour, min(seq),
+            "SELECT username, event_type, hour,
                     strftime('%Y-%m-%d', hour * 3600, 'unixepoch'), strftime('%H', hour * 3600, 'unixepoch')
              FROM held WHERE seq <= ? GROUP BY username, event_type, hour",
         )
@@ -49,8 +50,7 @@ pub(crate) fn write_files(db: &Connection, raw: &Path, store: &str, upto: i64) -
     while let Some(row) = rows.next().map_err(read)? {
         let (username, event_type, hour): (String, String, u64) =
             (|| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))().map_err(read)?;
-        let (first, day, of_day): (i64, String, String) =
-            (|| Ok((row.get(3)?, row.get(4)?, row.get(5)?)))().map_err(read)?;
+        let (day, of_day): (String, String) = (|| Ok((row.get(3)?, row.get(4)?)))().map_err(read)?;
         let folder = raw
             .join(format!("username={username}"))
             .join(format!("event_type={event_type}"))
@@ -58,7 +58,7 @@ pub(crate) fn write_files(db: &Connection, raw: &Path, store: &str, upto: i64) -
             .join(format!("hour={of_day}"));
         let texts =
             lines.query_map(params![username, event_type, hour, upto], |row| row.get::<_, String>(0)).map_err(read)?;
-        write_file(&folder, &format!("{store}-{first:012}"), texts.map(|text| text.map_err(io::Error::other)))
+        write_file(&folder, &roll.name, texts.map(|text| text.map_err(io::Error::other)))
             .map_err(|error| failed("cannot write a lake file").because(error))?;
     }
     Ok(())
@@ -97,8 +97,9 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Accepted, Prepared};
+    use crate::batch::{Accepted, Fingerprint, Prepared};
     use crate::embedded::{Embedded, Keep};
+    use crate::site::Key;
     use std::collections::BTreeMap;
     use std::path::PathBuf;
 
@@ -112,6 +113,8 @@ mod tests {
         };
         Prepared {
             username: "shop".into(),
+            key: Key::Secret,
+            fingerprint: Fingerprint([number; 16]),
             batch_id: uuid::Uuid::from_bytes([number; 16]).into(),
             received_at: u64::from(number) * 1_800_000,
             events: vec![event(0), event(1), event(2)],
@@ -151,10 +154,9 @@ mod tests {
             let raw = folder.join("raw");
             let embedded = open_with(&folder, 0..4).await;
             let db = Connection::open(folder.join("tallymark.db")).unwrap();
-            db.execute("INSERT INTO roll SELECT max(seq) FROM held", []).unwrap();
-            let (upto, store): (i64, String) =
-                db.query_row("SELECT upto, name FROM roll, store", [], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
-            write_files(&db, &raw, &store, upto).unwrap();
+            db.execute("INSERT INTO roll SELECT max(seq), 'begun' FROM held", []).unwrap();
+            let upto = db.query_row("SELECT upto FROM roll", [], |row| row.get(0)).unwrap();
+            write_files(&db, &raw, &Roll { upto, name: "begun".into() }).unwrap();
             let all = files(&raw);
             assert_eq!(all.len(), 4, "two event types in two hours");
             for file in &all[files_written..] {

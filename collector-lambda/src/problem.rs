@@ -50,6 +50,7 @@ kinds! {
     UNSUPPORTED_ENCODING 415 "unsupported_encoding" "The body's encoding is not supported";
     INVALID_EVENT 422 "invalid_event" "The body is not an event";
     INVALID_QUERY 422 "invalid_query" "The query is not valid";
+    ID_REUSED 422 "id_reused" "The id was used before, for something else";
     INVALID_IDEMPOTENCY_KEY 422 "invalid_idempotency_key" "The Idempotency-Key cannot be used";
     INTERNAL 500 "internal" "The collector made a mistake";
     UNAVAILABLE 503 "unavailable" "The event could not be stored now";
@@ -98,6 +99,9 @@ impl IntoResponse for Problem {
 
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
+        if error.is_reused() {
+            return Self::new(&ID_REUSED, "Give each batch an id of its own, and each event its own Idempotency-Key.");
+        }
         let cause = crate::error::chain(&error);
         match error.retry_after() {
             Some(after) => {

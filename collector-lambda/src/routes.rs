@@ -88,9 +88,9 @@ fn cors(collector: Arc<Collector>) -> CorsLayer {
 }
 
 async fn batch(State(collector): Shared, headers: HeaderMap, body: Body) -> Result<Json<Receipt>, Problem> {
-    let site = auth::writer(&collector.sites, &headers)?;
+    let (site, key) = auth::writer(&collector.sites, &headers)?;
     let body = json_body(&headers, body, limits::BATCH_BYTES).await?;
-    let prepared = ingest::prepare_batch(site, &body, arrival(&headers))?;
+    let prepared = ingest::prepare_batch(site, key, &body, arrival(&headers))?;
     Ok(Json(collector.store.commit(prepared).await?))
 }
 
@@ -112,11 +112,11 @@ async fn single(
     body: Body,
     read: impl FnOnce(Value) -> Result<Event, Problem>,
 ) -> Result<Json<Value>, Problem> {
-    let site = auth::writer(&collector.sites, headers)?;
-    let key = idempotency_key(headers)?;
+    let (site, key) = auth::writer(&collector.sites, headers)?;
+    let idempotency_key = idempotency_key(headers)?;
     let body = json_body(headers, body, limits::EVENT_BYTES).await?;
     let event = read(ingest::parse_event(&body)?)?;
-    let prepared = ingest::prepare_event(site, event, key, arrival(headers))?;
+    let prepared = ingest::prepare_event(site, key, event, &body, idempotency_key, arrival(headers))?;
     collector.store.commit(prepared).await?;
     Ok(Json(json!({"message": "Received"})))
 }

@@ -1,4 +1,4 @@
-//! The server: the router on a TCP port, with limits on slow peers and a clean end.
+//! The server: the router on a TCP port, with limits on what peers may hold, and a clean end.
 
 use crate::Error;
 use axum::Router;
@@ -7,41 +7,63 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 
 /// How long the head of a request may take, also on a connection that is kept open.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How large the head of a request may be.
+const HEAD_BYTES: usize = 64 * 1024;
+/// How long a peer may take none of an answer.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests in flight may take once the server is to stop.
 const GRACE: Duration = Duration::from_secs(25);
+/// The most connections at once, if the system allows twice as many open files. Whoever comes on top waits.
+const CONNECTIONS: u64 = 2048;
+/// Open files that are not for connections and what they serve.
+const RESERVED_FILES: u64 = 64;
 
 /// Serves until `stop` is done, then lets requests in flight finish.
 pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
     let graceful = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(connections()));
+    let mut accepting = true;
     tokio::pin!(stop);
     loop {
-        let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => stream,
+        let next = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, stream) = tokio::select! {
+            (place, accepted) = next => match accepted {
+                Ok((stream, _)) => (place, stream),
                 Err(error) => {
-                    // Out of file descriptors, most likely: give the others time to end.
-                    tracing::warn!(%error, "cannot accept a connection");
+                    // Out of open files, most likely: give the others time to end.
+                    if std::mem::replace(&mut accepting, false) {
+                        tracing::warn!(%error, "cannot accept connections");
+                    }
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 }
             },
             () = &mut stop => break,
         };
+        accepting = true;
         let _ = stream.set_nodelay(true);
+        let mut stream = TimeoutStream::new(stream);
+        stream.set_write_timeout(Some(WRITE_TIMEOUT));
         let service = TowerToHyperService::new(router.clone());
-        let connection = http.serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
             }
+            drop(place);
         });
     }
     drop(listener);
@@ -49,6 +71,12 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
         tracing::warn!("some requests did not finish in time; they were not answered");
     }
     Ok(())
+}
+
+/// As many as the system allows: each connection may need a second file, to serve it.
+fn connections() -> usize {
+    let files = rlimit::increase_nofile_limit(RESERVED_FILES + 2 * CONNECTIONS).unwrap_or(1024);
+    (files.saturating_sub(RESERVED_FILES) / 2).clamp(1, CONNECTIONS) as usize
 }
 
 /// Resolves when the process is asked to end: SIGTERM, or Ctrl-C.

@@ -5,6 +5,8 @@ use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::Path;
 use subtle::ConstantTimeEq;
 
@@ -36,7 +38,7 @@ fn is_false(value: &bool) -> bool {
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct SitesFile {
     sites: Vec<Site>,
 }
 
@@ -47,6 +49,16 @@ pub enum Key {
     Secret,
     /// Only writes, and only from the site's origins.
     Write,
+}
+
+impl Key {
+    /// The kind of key by name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Secret => "secret",
+            Self::Write => "write",
+        }
+    }
 }
 
 /// All sites, ready to check credentials against.
@@ -79,14 +91,14 @@ impl Sites {
 
     /// Reads the sites from a file.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let json = std::fs::read_to_string(path).map_err(|error| {
+        let json = fs::read_to_string(path).map_err(|error| {
             Error::config(format!("cannot read the sites file {}; `site add` makes it", path.display())).because(error)
         })?;
         Self::from_json(&json)
             .map_err(|error| Error::config(format!("the sites file {} is not valid", path.display())).because(error))
     }
 
-    fn new(file: File) -> Result<Self, Error> {
+    fn new(file: SitesFile) -> Result<Self, Error> {
         let mut sites = HashMap::new();
         let mut origins = HashSet::new();
         for site in file.sites {
@@ -101,6 +113,9 @@ impl Sites {
                 site,
             };
             let username = entry.site.username.clone();
+            if entry.secret == entry.write {
+                return Err(Error::config(format!("the two keys of the site {username} are the same")));
+            }
             if sites.insert(username.clone(), entry).is_some() {
                 return Err(Error::config(format!("the site {username} is listed twice")));
             }
@@ -132,46 +147,60 @@ impl Sites {
     }
 }
 
-/// Adds a site to the file, which is made if there is none, and returns its keys.
-pub fn add(path: &Path, username: &str, origins: &[String]) -> Result<NewKeys, Error> {
-    let mut file = match std::fs::read_to_string(path) {
-        Ok(json) => parse(&json)
-            .map_err(|error| Error::config(format!("the sites file {} is not valid", path.display())).because(error))?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => File::default(),
-        Err(error) => {
-            return Err(Error::config(format!("cannot read the sites file {}", path.display())).because(error));
-        }
+/// Adds a site to the file, which is made if there is none, and returns its keys. They are given to `show`
+/// before the site is in the file: a site whose keys nobody has seen is of no use.
+pub fn add(
+    path: &Path,
+    username: &str,
+    origins: &[String],
+    show: impl FnOnce(&NewKeys) -> io::Result<()>,
+) -> Result<NewKeys, Error> {
+    let failed = |what: &str| Error::config(format!("cannot {what} the sites file {}", path.display()));
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(|error| failed("make the folder of").because(error))?;
+    }
+    // One at a time, so that none is lost. The file itself is replaced, so the lock is beside it.
+    let lock = File::create(path.with_extension("lock")).map_err(|error| failed("lock").because(error))?;
+    lock.lock().map_err(|error| failed("lock").because(error))?;
+    let mut sites = match fs::read_to_string(path) {
+        Ok(json) => parse(&json).map_err(|error| failed("understand").because(error))?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => SitesFile::default(),
+        Err(error) => return Err(failed("read").because(error)),
     };
-    if file.sites.iter().any(|site| site.username == username) {
+    if sites.sites.iter().any(|site| site.username == username) {
         return Err(Error::config(format!("the site {username} is there already")));
     }
     let keys = NewKeys { secret_key: new_key("tms"), write_key: new_key("tmw") };
-    file.sites.push(Site {
+    sites.sites.push(Site {
         username: username.into(),
         secret_key_sha256: hex(&Sha256::digest(&keys.secret_key)),
         write_key_sha256: hex(&Sha256::digest(&keys.write_key)),
         origins: origins.to_vec(),
         store_ip: false,
     });
-    let json =
-        serde_json::to_string_pretty(&file).map_err(|error| Error::config("cannot write the sites").because(error))?;
-    Sites::new(file)?;
-    replace(path, &json)
-        .map_err(|error| Error::config(format!("cannot write the sites file {}", path.display())).because(error))?;
+    let json = serde_json::to_string_pretty(&sites).map_err(|error| failed("write").because(error))?;
+    Sites::new(sites)?;
+    show(&keys).map_err(|error| Error::config("cannot show the new keys, so the site was not added").because(error))?;
+    replace(path, &json).map_err(|error| failed("write").because(error))?;
     Ok(keys)
 }
 
-/// Writes beside the file and renames, so that a reader never sees half of it.
-fn replace(path: &Path, text: &str) -> std::io::Result<()> {
-    if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)?;
-    }
+/// Writes beside the file and renames, so that a reader never sees half of it. Where the path is a link, what
+/// it leads to is replaced; who may read the file stays as it is.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let beside = path.with_extension("new");
-    std::fs::write(&beside, format!("{text}\n"))?;
-    std::fs::rename(&beside, path)
+    let mut file = File::create(&beside)?;
+    if let Ok(old) = fs::metadata(&path) {
+        file.set_permissions(old.permissions())?;
+    }
+    file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()?;
+    fs::rename(&beside, path)
 }
 
-fn parse(json: &str) -> Result<File, Error> {
+fn parse(json: &str) -> Result<SitesFile, Error> {
     serde_json::from_str(json)
         .map_err(|error| Error::config("the sites are not valid JSON of the right shape").because(error))
 }
@@ -186,14 +215,31 @@ fn check_username(username: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Origins as browsers send them, or the comparison would never hold.
 fn check_origin(origin: &str) -> Result<(), Error> {
-    let host = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    if host.is_none_or(|host| host.is_empty() || host.contains(['/', '@', '?', '#', ' ', '*'])) {
-        return Err(Error::config(format!(
-            "{origin:?} is no origin: use scheme and host as the browser sends them, such as https://shop.example"
-        )));
-    }
-    Ok(())
+    let is_origin = || {
+        let (host, default_port) = match origin.split_once("://")? {
+            ("https", host) => (host, ":443"),
+            ("http", host) => (host, ":80"),
+            _ => return None,
+        };
+        let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]".contains(&byte);
+        let name = host
+            .rsplit_once(':')
+            .filter(|_| !host.ends_with(']'))
+            .map_or(host, |(name, port)| if port.parse::<u16>().is_ok() { name } else { "" });
+        let fine = !name.is_empty()
+            && name.bytes().all(plain)
+            && !name.ends_with('.')
+            && (name.starts_with('[') || !name.contains(':'))
+            && !host.ends_with(default_port);
+        fine.then_some(())
+    };
+    is_origin().ok_or_else(|| {
+        Error::config(format!(
+            "{origin:?} is no origin: give it as browsers send it, such as https://shop.example or http://localhost:8080"
+        ))
+    })
 }
 
 /// 256 random bits as text, with a prefix that tells the two keys apart.
@@ -208,7 +254,7 @@ fn hex(bytes: &[u8]) -> String {
 
 fn hash_from_hex(text: &str) -> Result<[u8; 32], Error> {
     let wrong = || Error::config("a key hash is not 64 hex digits");
-    if text.len() != 64 || !text.is_ascii() {
+    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(wrong());
     }
     let mut hash = [0; 32];

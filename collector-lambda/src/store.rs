@@ -158,7 +158,7 @@ impl Counters {
     async fn known(&self, batch: &Prepared) -> Result<Option<Receipt>, Error> {
         match self {
             #[cfg(feature = "server")]
-            Self::Sqlite(embedded) => embedded.known(batch.username.clone(), batch.batch_id).await,
+            Self::Sqlite(embedded) => embedded.known(batch).await,
             Self::DynamoDb(table) => table.known(batch).await,
         }
     }

@@ -22,10 +22,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tallymark::{BatchId, EventId, Receipt};
 use tallymark_collector::Error;
-use tallymark_collector::batch::{Accepted, Prepared};
+use tallymark_collector::batch::{Accepted, Fingerprint, Prepared};
 use tallymark_collector::counts::Query;
 use tallymark_collector::dynamodb::DynamoDb;
 use tallymark_collector::firehose::Firehose;
+use tallymark_collector::site::Key;
 use tallymark_collector::store::{Counters, Lake, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -46,7 +47,9 @@ fn batch<K: Into<String>>(events: impl IntoIterator<Item = (&'static str, K)>) -
     });
     Prepared {
         username: "shop".into(),
+        key: Key::Secret,
         batch_id,
+        fingerprint: Fingerprint([7; 16]),
         received_at: NOW,
         events: events.collect(),
         rejected: Vec::new(),
@@ -446,7 +449,7 @@ async fn the_marker_holds_the_receipt_and_expires() {
     let name = local::new_table().await;
     let batch = batch([("custom", "a")]);
     DynamoDb::new(&config, &name).commit(&batch).await.unwrap();
-    let pk = AttributeValue::S(format!("b#shop#{}", batch.batch_id));
+    let pk = AttributeValue::S(format!("b#shop#secret#{}", batch.batch_id));
     let get = aws_sdk_dynamodb::Client::new(&config).get_item().table_name(name).key("pk", pk);
     let marker = get.key("sk", AttributeValue::S("m".into())).send().await.unwrap().item.unwrap();
     let days: u64 = 30;

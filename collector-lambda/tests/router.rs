@@ -28,7 +28,7 @@ fn world() -> World {
     use base64::Engine;
     let folder = Folder::new();
     let file = folder.0.join("sites.json");
-    let keys = site::add(&file, "shop", &[]).unwrap();
+    let keys = site::add(&file, "shop", &[], |_| Ok(())).unwrap();
     let credentials = format!("shop:{}", keys.secret_key);
     let embedded = Embedded::open(&folder.0.join("data"), Duration::from_secs(3600)).unwrap();
     let store = Store::new(Lake::Directory(embedded.clone()), Counters::Sqlite(embedded));

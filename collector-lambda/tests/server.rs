@@ -4,7 +4,6 @@
 mod support;
 
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::time::Duration;
 use support::{Collector, ORIGIN, batch, lake_lines, now, uuid};
@@ -76,15 +75,14 @@ async fn a_bad_event_does_not_harm_its_neighbours() {
 async fn the_golden_batches_are_taken_whole() {
     let collector = Collector::start(&[]);
     let fixtures: Vec<Value> = serde_json::from_str(include_str!("../../sdk/tests/wire/batches.json")).unwrap();
-    let mut batches = BTreeSet::new();
     for fixture in &fixtures {
-        let body = fixture["body"].as_str().unwrap().to_owned();
-        let request = collector.post("/v1/batch", &Value::Null).body(body);
-        let receipt: Value = request.send().await.unwrap().json().await.unwrap();
-        // The fixtures share one id, so after the first they are repetitions.
-        assert_eq!(receipt["duplicate"], !batches.insert(fixture["batch_id"].as_str().unwrap()));
-        assert_eq!(receipt["accepted"], 3);
-        assert_eq!(receipt["rejected"], json!([]));
+        for duplicate in [false, true] {
+            let request = collector.post("/v1/batch", &Value::Null).body(fixture["body"].as_str().unwrap().to_owned());
+            let receipt: Value = request.send().await.unwrap().json().await.unwrap();
+            assert_eq!(receipt["duplicate"], duplicate);
+            assert_eq!(receipt["accepted"], fixture["events"].as_array().unwrap().len());
+            assert_eq!(receipt["rejected"], json!([]));
+        }
     }
     let invalid: Vec<Value> = serde_json::from_str(include_str!("../../sdk/tests/wire/invalid.json")).unwrap();
     let events: Vec<_> = invalid.iter().map(|fixture| fixture["event"].clone()).collect();
@@ -92,6 +90,60 @@ async fn the_golden_batches_are_taken_whole() {
     let receipt: Value = collector.post("/v1/batch", &body).send().await.unwrap().json().await.unwrap();
     let codes: Vec<_> = receipt["rejected"].as_array().unwrap().iter().map(|r| r["code"].clone()).collect();
     assert_eq!(codes, invalid.iter().map(|fixture| fixture["code"].clone()).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_event_that_cannot_be_read_does_not_harm_its_neighbours() {
+    let collector = Collector::start(&[]);
+    let deep = "[".repeat(200) + &"]".repeat(200);
+    let body = format!(
+        r#"{{"batch_id":"{}","events":[{{"event_type":"custom","name":"good"}},{{"event_type":"custom","name":"\ud83d"}},
+        {{"event_type":"custom","name":"n","properties":{{"value":1e400}}}},
+        {{"event_type":"custom","name":"n","properties":{{"a":{deep}}}}},{{"event_type":"custom","name":"good"}}]}}"#,
+        uuid()
+    );
+    let request = collector.post("/v1/batch", &Value::Null).body(body);
+    let receipt: Value = request.send().await.unwrap().json().await.unwrap();
+    assert_eq!(receipt["accepted"], 2, "{receipt}");
+    let codes: Vec<_> = receipt["rejected"].as_array().unwrap().iter().map(|r| (&r["index"], &r["code"])).collect();
+    let expected = [1, 2, 3].map(|index| (json!(index), json!("invalid_json")));
+    assert_eq!(codes, expected.iter().map(|(index, code)| (index, code)).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn an_id_that_was_used_for_something_else_is_not_answered_as_if_it_had_arrived() {
+    let collector = Collector::start(&[]);
+    let first = batch(1);
+    let mut second = batch(2);
+    second["batch_id"] = first["batch_id"].clone();
+    for (body, status) in [(&first, 200), (&second, 422), (&first, 200)] {
+        assert_eq!(collector.post("/v1/batch", body).send().await.unwrap().status(), status);
+    }
+    for (name, status) in [("one", 200), ("two", 422), ("one", 200)] {
+        let request = collector.post("/track", &json!({"name": name})).header("idempotency-key", "order-7");
+        let answer = request.send().await.unwrap();
+        assert_eq!(answer.status(), status);
+        if status == 422 {
+            assert_eq!(answer.json::<Value>().await.unwrap()["code"], "id_reused");
+        }
+    }
+    assert_eq!(collector.total("custom").await, 2);
+}
+
+#[tokio::test]
+async fn the_public_key_cannot_take_the_ids_of_the_secret_one() {
+    let collector = Collector::start(&[]);
+    let from_page = collector
+        .http
+        .post(format!("{}/track", collector.url))
+        .basic_auth("shop", Some(&collector.write_key))
+        .header("origin", ORIGIN)
+        .header("idempotency-key", "order-7")
+        .json(&json!({"name": "junk"}));
+    assert_eq!(from_page.send().await.unwrap().status(), 200);
+    let charge = collector.post("/track", &json!({"name": "charge"})).header("idempotency-key", "order-7");
+    assert_eq!(charge.send().await.unwrap().status(), 200);
+    assert_eq!(collector.get("/v1/counts?event_type=custom&key=charge").await["total"], 1);
 }
 
 #[tokio::test]
@@ -401,6 +453,106 @@ async fn files_are_served_beside_the_routes() {
         assert_eq!(missing.status(), 404);
         assert_eq!(missing.json::<Value>().await.unwrap()["code"], "not_found");
     }
+}
+
+fn run(arguments: &[&std::ffi::OsStr]) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_tallymark-collector")).args(arguments).output().unwrap()
+}
+
+#[test]
+fn sites_added_at_once_are_all_there() {
+    let folder = support::Folder::new();
+    let sites = folder.0.join("sites.json");
+    std::thread::scope(|scope| {
+        for n in 0..20 {
+            let sites = &sites;
+            scope.spawn(move || {
+                let name = format!("site-{n}");
+                let origin = "https://shop.example";
+                let output = run(&[
+                    "site".as_ref(),
+                    "add".as_ref(),
+                    name.as_ref(),
+                    "--origin".as_ref(),
+                    origin.as_ref(),
+                    "--sites".as_ref(),
+                    sites.as_ref(),
+                ]);
+                assert!(output.status.success(), "{output:?}");
+            });
+        }
+    });
+    let file: Value = serde_json::from_str(&std::fs::read_to_string(&sites).unwrap()).unwrap();
+    assert_eq!(file["sites"].as_array().unwrap().len(), 20);
+    assert!(!file.to_string().contains("tms_"), "a key is in the file");
+}
+
+#[test]
+fn a_site_that_could_never_work_is_refused() {
+    let folder = support::Folder::new();
+    let sites = folder.0.join("sites.json");
+    let cases = [
+        ("Shop", "https://shop.example"),
+        ("../shop", "https://shop.example"),
+        ("shop", "https://SHOP.example"),
+        ("shop", "https://shop.example/"),
+        ("shop", "https://shop.example:443"),
+        ("shop", "http://shop.example:80"),
+        ("shop", "https://shop.example."),
+        ("shop", "https://shop.example\n"),
+        ("shop", "https://:80"),
+        ("shop", "https://a:b:c"),
+        ("shop", "https://user@shop.example"),
+        ("shop", "*"),
+        ("shop", "null"),
+    ];
+    for (name, origin) in cases {
+        let output = run(&[
+            "site".as_ref(),
+            "add".as_ref(),
+            name.as_ref(),
+            "--origin".as_ref(),
+            origin.as_ref(),
+            "--sites".as_ref(),
+            sites.as_ref(),
+        ]);
+        assert!(!output.status.success(), "{name} {origin}");
+        assert!(output.stdout.is_empty());
+        assert!(!sites.exists());
+    }
+    for origin in ["https://shop.example", "http://localhost:8080", "http://127.0.0.1:3000", "http://[::1]:3000"] {
+        let name = origin.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let output = run(&[
+            "site".as_ref(),
+            "add".as_ref(),
+            name.as_ref(),
+            "--origin".as_ref(),
+            origin.as_ref(),
+            "--sites".as_ref(),
+            sites.as_ref(),
+        ]);
+        assert!(output.status.success(), "{origin}: {output:?}");
+    }
+}
+
+#[test]
+fn the_data_directory_is_never_served() {
+    let folder = support::Folder::new();
+    let sites = folder.0.join("sites.json");
+    std::fs::write(&sites, r#"{"sites":[]}"#).unwrap();
+    let output = run(&[
+        "serve".as_ref(),
+        "--listen".as_ref(),
+        "127.0.0.1:0".as_ref(),
+        "--data-dir".as_ref(),
+        folder.0.join("data").as_ref(),
+        "--sites".as_ref(),
+        sites.as_ref(),
+        "--static".as_ref(),
+        folder.0.as_ref(),
+    ]);
+    assert!(!output.status.success());
+    assert!(String::from_utf8_lossy(&output.stderr).contains("would be served to everybody"));
 }
 
 #[tokio::test]

@@ -9,9 +9,10 @@ use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 
 /// A batch as it arrives. Its events are read one by one with [`Event::decode`], so that a bad one does
-/// not harm its neighbours.
+/// not harm its neighbours. A reader that wants them as something else than a [`Value`], such as raw text,
+/// says so with `E`.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
-pub struct Batch {
+pub struct Batch<E = Value> {
     /// Names the batch: a UUID.
     pub batch_id: BatchId,
     /// When it was sent, by the client's clock, in milliseconds since the Unix epoch.
@@ -24,7 +25,7 @@ pub struct Batch {
     #[serde(default)]
     pub lost: BTreeMap<String, u64>,
     /// The events.
-    pub events: Vec<Value>,
+    pub events: Vec<E>,
 }
 
 /// The collector's word on a batch. A repetition of the batch gets the same receipt, marked as a

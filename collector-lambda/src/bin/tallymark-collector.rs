@@ -1,26 +1,41 @@
 //! The collector on one machine.
 
 use clap::Parser;
+use std::error::Error;
+use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 use tallymark_collector::cli::Cli;
 use tracing_subscriber::EnvFilter;
 
-#[tokio::main]
-async fn main() -> ExitCode {
+/// How long work that blocks may take once all else has ended.
+const LAST_WORK: Duration = Duration::from_secs(5);
+
+fn main() -> ExitCode {
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
-    match Cli::parse().run().await {
+    // A log that cannot be written is no reason to fail.
+    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
+    log.with_writer(std::io::stderr).init();
+    let cli = Cli::parse();
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    let result = runtime.block_on(cli.run());
+    runtime.shutdown_timeout(LAST_WORK);
+    match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let mut cause: Option<&dyn std::error::Error> = Some(&error);
-            let mut text = String::new();
-            while let Some(error) = cause {
-                text.push_str(if text.is_empty() { "" } else { ": " });
-                text.push_str(&error.to_string());
-                cause = error.source();
-            }
-            eprintln!("tallymark-collector: {text}");
-            ExitCode::FAILURE
-        }
+        Err(error) => failed(&error),
     }
+}
+
+fn failed(error: &dyn Error) -> ExitCode {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(&format!(": {error}"));
+        cause = error.source();
+    }
+    let _ = writeln!(std::io::stderr(), "tallymark-collector: {text}");
+    ExitCode::FAILURE
 }

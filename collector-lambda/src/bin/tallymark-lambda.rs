@@ -21,5 +21,7 @@ fn log() {
         Ok(quiet) => filter.add_directive(quiet),
         Err(_) => filter,
     };
-    tracing_subscriber::fmt().json().flatten_event(true).with_env_filter(filter).init();
+    // A log that cannot be written is no reason to fail.
+    let log = tracing_subscriber::fmt().json().flatten_event(true).log_internal_errors(false);
+    log.with_env_filter(filter).init();
 }

@@ -40,7 +40,7 @@ pub struct Collector {
 impl Collector {
     pub fn start(arguments: &[&str]) -> Self {
         let folder = Folder::new();
-        let keys = site::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()]).unwrap();
+        let keys = site::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()], |_| Ok(())).unwrap();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let (process, url) = spawn(&folder.0, &arguments);
         let http = reqwest::Client::new();

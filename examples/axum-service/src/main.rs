@@ -6,15 +6,14 @@
 //!
 //! Then open <http://127.0.0.1:3000/> and press the button. `LISTEN` changes the address.
 
-use axum::extract::{Path, Request, State};
-use axum::http::{HeaderMap, Method, header};
-use axum::middleware::{self, Next};
-use axum::response::{Html, Redirect, Response};
+use axum::Router;
+use axum::extract::{Path, State};
+use axum::http::HeaderMap;
+use axum::response::{Html, Redirect};
 use axum::routing::{get, post};
-use axum::{Extension, Router};
 use std::error::Error;
 use std::time::Duration;
-use tallymark::{ButtonClick, Client, PageView};
+use tallymark::{ButtonClick, Client, TrackPageViews};
 use tokio::signal::unix::{SignalKind, signal};
 
 #[tokio::main]
@@ -25,7 +24,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let app = Router::new()
         .route("/", get(home))
         .route("/press/{button}", post(press))
-        .route_layer(middleware::from_fn_with_state(client.clone(), track_page_views))
+        .layer(TrackPageViews::new(client.clone()).session_id(|request| Some(session(&request.headers))))
         .with_state(client.clone());
 
     let listen = std::env::var("LISTEN").unwrap_or_else(|_| "127.0.0.1:3000".into());
@@ -45,32 +44,8 @@ fn setting(name: &str) -> Result<String, String> {
 }
 
 /// The visit a request belongs to. A real service would take it from its own session.
-#[derive(Clone)]
-struct Session(String);
-
-/// Tracks every page that is answered with success. `track` does not wait, so a request costs no more.
-async fn track_page_views(State(client): State<Client>, mut request: Request, next: Next) -> Response {
-    let session = text(request.headers(), "x-session-id").unwrap_or("anonymous").to_owned();
-    request.extensions_mut().insert(Session(session.clone()));
-    let view = (request.method() == Method::GET).then(|| {
-        let host = text(request.headers(), header::HOST.as_str()).unwrap_or("localhost");
-        let mut view = PageView::new(format!("http://{host}{}", request.uri())).session_id(session);
-        if let Some(referrer) = text(request.headers(), header::REFERER.as_str()) {
-            view = view.referral_url(referrer);
-        }
-        if let Some(useragent) = text(request.headers(), header::USER_AGENT.as_str()) {
-            view = view.useragent(useragent);
-        }
-        view
-    });
-    let response = next.run(request).await;
-    if let (Some(view), true) = (view, response.status().is_success()) {
-        // An event that breaks a limit, or a full queue, is no reason to fail a request.
-        if let Err(error) = client.track(view) {
-            eprintln!("not tracked: {error}");
-        }
-    }
-    response
+fn session(headers: &HeaderMap) -> String {
+    headers.get("x-session-id").and_then(|id| id.to_str().ok()).unwrap_or("anonymous").into()
 }
 
 async fn home() -> Html<&'static str> {
@@ -82,15 +57,11 @@ async fn home() -> Html<&'static str> {
 
 async fn press(
     State(client): State<Client>,
-    Extension(Session(session)): Extension<Session>,
     Path(button): Path<String>,
+    headers: HeaderMap,
 ) -> Result<Redirect, String> {
-    client.track(ButtonClick::new(button).session_id(session)).map_err(|error| error.to_string())?;
+    client.track(ButtonClick::new(button).session_id(session(&headers))).map_err(|error| error.to_string())?;
     Ok(Redirect::to("/"))
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name)?.to_str().ok()
 }
 
 async fn stop_signal() {
