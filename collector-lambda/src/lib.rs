@@ -14,6 +14,8 @@ pub mod batch;
 #[cfg(feature = "server")]
 pub mod cli;
 pub mod counts;
+#[cfg(feature = "server")]
+mod drain;
 #[cfg(feature = "aws")]
 pub mod dynamodb;
 #[cfg(feature = "server")]

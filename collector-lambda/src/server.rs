@@ -31,6 +31,7 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
     let graceful = GracefulShutdown::new();
+    let router = router.layer(axum::middleware::from_fn(crate::drain::drain));
     let places = Arc::new(Semaphore::new(connections()));
     let mut accepting = true;
     tokio::pin!(stop);

@@ -412,6 +412,20 @@ async fn pages_of_the_sites_origins_may_send_and_others_may_not() {
 }
 
 #[tokio::test]
+async fn a_sender_that_is_refused_early_gets_to_know_it() {
+    let collector = Collector::start(&[]);
+    let large = vec![b'x'; 900 * 1024];
+    for _ in 0..60 {
+        let post = |key: &str| {
+            let request = collector.http.post(format!("{}/v1/batch", collector.url)).basic_auth("shop", Some(key));
+            request.header("content-type", "application/json").body(large.clone()).send()
+        };
+        assert_eq!(post("wrong").await.unwrap().status(), 401);
+        assert_eq!(post(&collector.secret_key).await.unwrap().status(), 413);
+    }
+}
+
+#[tokio::test]
 async fn what_declares_itself_too_large_is_refused_before_it_is_read() {
     let collector = Collector::start(&[]);
     let answer = tokio::task::spawn_blocking({
@@ -455,8 +469,26 @@ async fn files_are_served_beside_the_routes() {
     }
 }
 
-fn run(arguments: &[&std::ffi::OsStr]) -> std::process::Output {
-    std::process::Command::new(env!("CARGO_BIN_EXE_tallymark-collector")).args(arguments).output().unwrap()
+fn add_site(sites: &std::path::Path, name: &str, origin: &str) -> std::process::Output {
+    std::process::Command::new(env!("CARGO_BIN_EXE_tallymark-collector"))
+        .args(["site", "add", name, "--origin", origin, "--sites"])
+        .arg(sites)
+        .output()
+        .unwrap()
+}
+
+/// Runs `serve` where it should refuse to.
+fn refused_serve(data_dir: &std::path::Path, sites: &std::path::Path, more: &[&str]) -> String {
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_tallymark-collector"))
+        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(data_dir)
+        .arg("--sites")
+        .arg(sites)
+        .args(more)
+        .output()
+        .unwrap();
+    assert!(!output.status.success());
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
@@ -468,16 +500,7 @@ fn sites_added_at_once_are_all_there() {
             let sites = &sites;
             scope.spawn(move || {
                 let name = format!("site-{n}");
-                let origin = "https://shop.example";
-                let output = run(&[
-                    "site".as_ref(),
-                    "add".as_ref(),
-                    name.as_ref(),
-                    "--origin".as_ref(),
-                    origin.as_ref(),
-                    "--sites".as_ref(),
-                    sites.as_ref(),
-                ]);
+                let output = add_site(sites, &name, "https://shop.example");
                 assert!(output.status.success(), "{output:?}");
             });
         }
@@ -507,30 +530,14 @@ fn a_site_that_could_never_work_is_refused() {
         ("shop", "null"),
     ];
     for (name, origin) in cases {
-        let output = run(&[
-            "site".as_ref(),
-            "add".as_ref(),
-            name.as_ref(),
-            "--origin".as_ref(),
-            origin.as_ref(),
-            "--sites".as_ref(),
-            sites.as_ref(),
-        ]);
+        let output = add_site(&sites, name, origin);
         assert!(!output.status.success(), "{name} {origin}");
         assert!(output.stdout.is_empty());
         assert!(!sites.exists());
     }
     for origin in ["https://shop.example", "http://localhost:8080", "http://127.0.0.1:3000", "http://[::1]:3000"] {
         let name = origin.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
-        let output = run(&[
-            "site".as_ref(),
-            "add".as_ref(),
-            name.as_ref(),
-            "--origin".as_ref(),
-            origin.as_ref(),
-            "--sites".as_ref(),
-            sites.as_ref(),
-        ]);
+        let output = add_site(&sites, &name, origin);
         assert!(output.status.success(), "{origin}: {output:?}");
     }
 }
@@ -540,31 +547,14 @@ fn the_data_directory_is_never_served() {
     let folder = support::Folder::new();
     let sites = folder.0.join("sites.json");
     std::fs::write(&sites, r#"{"sites":[]}"#).unwrap();
-    let output = run(&[
-        "serve".as_ref(),
-        "--listen".as_ref(),
-        "127.0.0.1:0".as_ref(),
-        "--data-dir".as_ref(),
-        folder.0.join("data").as_ref(),
-        "--sites".as_ref(),
-        sites.as_ref(),
-        "--static".as_ref(),
-        folder.0.as_ref(),
-    ]);
-    assert!(!output.status.success());
-    assert!(String::from_utf8_lossy(&output.stderr).contains("would be served to everybody"));
+    let error = refused_serve(&folder.0.join("data"), &sites, &["--static", folder.0.to_str().unwrap()]);
+    assert!(error.contains("would be served to everybody"), "{error}");
 }
 
 #[tokio::test]
 async fn two_collectors_cannot_share_a_data_directory() {
     let collector = Collector::start(&[]);
-    let second = std::process::Command::new(env!("CARGO_BIN_EXE_tallymark-collector"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(collector.data_dir())
-        .arg("--sites")
-        .arg(collector.data_dir().with_file_name("sites.json"))
-        .output()
-        .unwrap();
-    assert!(!second.status.success());
-    assert!(String::from_utf8_lossy(&second.stderr).contains("another collector is using the data directory"));
+    let data_dir = collector.data_dir();
+    let error = refused_serve(&data_dir, &data_dir.with_file_name("sites.json"), &[]);
+    assert!(error.contains("another collector is using the data directory"), "{error}");
 }
