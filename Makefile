@@ -8,6 +8,8 @@ SHELL := bash
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PORT ?= 8787
 export DATA_DIR ?= .tallymark
+# Nothing here looks for AWS credentials beyond this machine.
+export AWS_EC2_METADATA_DISABLED := true
 
 CORE := $(wildcard sdk/src/*.rs sdk/Cargo.toml)
 TRACKER := $(CORE) $(wildcard tracker-wasm/src/*.rs tracker-wasm/Cargo.toml) Cargo.toml Cargo.lock \

@@ -160,8 +160,12 @@ impl Serve {
             }
             _ => None,
         };
+        // Only for who asks for it: looking for a region and credentials goes out to the network.
         #[cfg(feature = "aws")]
-        let aws = aws_config::load_from_env().await;
+        let aws = match (&self.lake, &self.counters) {
+            (Sink::Named(..), _) | (_, Sink::Named(..)) => aws_config::load_from_env().await,
+            _ => aws_config::SdkConfig::builder().build(),
+        };
         let lake = match (&self.lake, &embedded) {
             (Sink::Embedded("dir"), Some(embedded)) => Lake::Directory(embedded.clone()),
             #[cfg(feature = "aws")]
