@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-rust test-wasm test-npm test-python test-demo clean
+.PHONY: help demo test lint test-rust test-wasm test-npm test-python test-demo bench bench-peers clean
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PORT ?= 8787
@@ -18,6 +18,7 @@ TRACKER := $(CORE) $(wildcard tracker-wasm/src/*.rs tracker-wasm/Cargo.toml) Car
 help:
 	@echo "make demo   a page whose clicks you can watch arrive (PORT=8787, DATA_DIR=.tallymark)"
 	@echo "make test   everything that proves it"
+	@echo "make bench  the Rust client's speed; make bench-peers: beside other clients"
 
 demo:
 	@.ci/tools wasm npm
@@ -70,6 +71,14 @@ test-demo: npm/dist/tallymark.js
 	@.ci/tools npm browser
 	cargo build --workspace --all-features
 	COLLECTOR=target/debug/tallymark-collector node --test examples/static-site/demo.test.mjs
+
+# How fast the client is. Not part of the tests: the machine decides what comes out.
+bench:
+	cargo bench --package tallymark --all-features
+
+# The same beside other clients; they are pinned and built outside of the workspace.
+bench-peers:
+	cargo run --release --locked --manifest-path bench/Cargo.toml --target-dir target/bench-peers
 
 clean:
 	cargo clean

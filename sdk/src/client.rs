@@ -54,6 +54,9 @@ pub(crate) struct Handle {
 
 pub(crate) type Random = fn() -> u64;
 
+/// Longer than a process lives: a year.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// What clients and the worker share.
 pub(crate) struct Shared {
     state: Mutex<State>,
@@ -70,6 +73,8 @@ pub(crate) struct State {
     /// Who waits for the fate of an event.
     pub(crate) waiting: HashMap<EventId, Then>,
     pub(crate) closed: bool,
+    /// The events that were in memory when the worker ended.
+    pub(crate) forgotten: Option<u64>,
 }
 
 /// What a client asks of the worker.
@@ -240,8 +245,10 @@ impl Client {
     /// If the key cannot be sent in a header.
     pub fn set_key(&self, key: &str) -> Result<(), Error> {
         if let Inner::Live(handle) = &self.inner {
+            let mut state = handle.shared.state();
             handle.shared.sender.set_key(key)?;
-            handle.shared.state().outbox.resume();
+            state.outbox.resume();
+            drop(state);
             handle.command(Command::Poll);
         }
         Ok(())
@@ -264,7 +271,8 @@ impl Client {
     pub(crate) fn ask_to_flush(&self, timeout: Duration, reply: impl FnOnce(bool) + Send + 'static) {
         match &self.inner {
             Inner::Live(handle) => {
-                let deadline = Instant::now() + timeout;
+                let now = Instant::now();
+                let deadline = now.checked_add(timeout).unwrap_or(now + FOREVER);
                 handle.command(Command::Flush { deadline, reply: Box::new(reply) });
             }
             Inner::Recording(_) | Inner::Disabled => reply(true),
@@ -329,7 +337,7 @@ impl Handle {
 
 impl Shared {
     pub(crate) fn new(outbox: Outbox<Storage, Random>, sender: Sender, clock: Clock) -> Self {
-        let state = Mutex::new(State { outbox, waiting: HashMap::new(), closed: false });
+        let state = Mutex::new(State { outbox, waiting: HashMap::new(), closed: false, forgotten: None });
         Self {
             state,
             sender,
@@ -347,7 +355,10 @@ impl Shared {
 
 impl State {
     pub(crate) fn report(&self, complete: bool) -> Report {
-        Report { stats: self.outbox.stats(), complete, volatile: self.outbox.spool().volatile() }
+        let stats = self.outbox.stats();
+        let volatile = self.forgotten.unwrap_or_else(|| self.outbox.spool().volatile());
+        // After a shutdown nobody answers a flush, and yet nothing may be left.
+        Report { stats, complete: complete || stats.queued == 0, volatile }
     }
 }
 

@@ -57,7 +57,8 @@ pub struct DirectorySpool {
     /// Held, and so locked, for as long as this lives.
     _lock: File,
     durability: Durability,
-    open: Option<Open>,
+    /// The segment that events are appended to. For a moment another, when a batch is divided meanwhile.
+    open: Vec<Open>,
     /// Segments that the disk would not take.
     overflow: MemorySpool,
     trouble: Option<io::Error>,
@@ -86,7 +87,7 @@ impl DirectorySpool {
             lane,
             _lock: lock,
             durability,
-            open: None,
+            open: Vec::new(),
             overflow: MemorySpool::new(),
             trouble: None,
             frame: Vec::new(),
@@ -112,7 +113,7 @@ impl DirectorySpool {
     pub(crate) fn unsynced(&self) -> Option<Arc<File>> {
         match self.durability {
             Durability::Process => None,
-            Durability::Power => self.open.as_ref().map(|open| Arc::clone(&open.file)),
+            Durability::Power => self.open.first().map(|open| Arc::clone(&open.file)),
         }
     }
 
@@ -161,28 +162,26 @@ impl DirectorySpool {
     fn create(&mut self, batch: BatchId, text: &str) -> io::Result<()> {
         let path = self.path(batch, OPEN);
         self.frame(text, true);
-        let written = OpenOptions::new().append(true).create_new(true).open(&path).and_then(|mut file| {
-            file.write_all(&self.frame)?;
-            if self.durability == Durability::Power {
-                sync_folder(&self.lane)?;
-            }
-            Ok(file)
+        let mut file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+        let written = file.write_all(&self.frame).and_then(|()| match self.durability {
+            Durability::Process => Ok(()),
+            Durability::Power => sync_folder(&self.lane),
         });
-        match written {
-            Ok(file) => {
-                self.open = Some(Open { batch_id: batch, file: Arc::new(file), bytes: self.frame.len() as u64 });
-                Ok(())
-            }
-            Err(error) => {
-                let _ = fs::remove_file(path);
-                Err(error)
-            }
+        if written.is_err() {
+            let _ = fs::remove_file(path);
+        } else {
+            self.open.push(Open { batch_id: batch, file: Arc::new(file), bytes: self.frame.len() as u64 });
         }
+        written
     }
 
-    fn extend(&mut self, text: &str) -> io::Result<()> {
+    fn position(&self, batch: BatchId) -> Option<usize> {
+        self.open.iter().position(|open| open.batch_id == batch)
+    }
+
+    fn extend(&mut self, at: usize, text: &str) -> io::Result<()> {
         self.frame(text, false);
-        let Some(open) = &mut self.open else { return Err(ErrorKind::NotFound.into()) };
+        let open = &mut self.open[at];
         if let Err(error) = (&*open.file).write_all(&self.frame) {
             // Half a frame must not stay in front of the next one.
             let _ = open.file.set_len(open.bytes);
@@ -254,8 +253,8 @@ impl Spool for DirectorySpool {
         if self.overflow.holds(batch) {
             return kept(self.overflow.append(batch, text));
         }
-        if self.open.as_ref().is_some_and(|open| open.batch_id == batch) {
-            return self.extend(text);
+        if let Some(at) = self.position(batch) {
+            return self.extend(at, text);
         }
         // A new segment that the disk does not take is held in memory.
         if let Err(error) = self.create(batch, text) {
@@ -269,10 +268,9 @@ impl Spool for DirectorySpool {
         if self.overflow.holds(batch) {
             return kept(self.overflow.seal(batch, text));
         }
-        let closed = if text.is_empty() { Ok(()) } else { self.extend(text) };
-        let Some(open) = self.open.take_if(|open| open.batch_id == batch) else {
-            return Err(ErrorKind::NotFound.into());
-        };
+        let Some(at) = self.position(batch) else { return Err(ErrorKind::NotFound.into()) };
+        let closed = if text.is_empty() { Ok(()) } else { self.extend(at, text) };
+        let open = self.open.remove(at);
         if self.durability == Durability::Power {
             open.file.sync_data()?;
         }
@@ -310,11 +308,16 @@ impl Spool for DirectorySpool {
         }
     }
 
+    fn may_pass(error: &io::Error) -> bool {
+        // No file descriptors left, say. The file is there all the same.
+        !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidData)
+    }
+
     fn remove(&mut self, batch: BatchId) -> io::Result<()> {
         if self.overflow.holds(batch) {
             return kept(self.overflow.remove(batch));
         }
-        self.open.take_if(|open| open.batch_id == batch);
+        self.open.retain(|open| open.batch_id != batch);
         for extension in [SEALED, OPEN] {
             match fs::remove_file(self.path(batch, extension)) {
                 Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),

@@ -228,7 +228,10 @@ impl Properties {
         }
         json::string(&mut self.0, name);
         self.0.push(':');
-        self.0.push_str(&value.to_string());
+        match value {
+            serde_json::Value::String(text) => json::string(&mut self.0, text),
+            value => self.0.push_str(&value.to_string()),
+        }
         self.0.push('}');
     }
 }

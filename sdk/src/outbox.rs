@@ -33,6 +33,9 @@ use crate::retry::Backoff;
 use crate::spool::Spool;
 use core::fmt;
 
+/// In milliseconds.
+const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+
 /// What the outbox goes by.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
@@ -221,6 +224,10 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         config.batch_events = config.batch_events.clamp(1, crate::limits::BATCH_EVENTS);
         config.batch_bytes = config.batch_bytes.min(crate::limits::BATCH_BYTES);
         config.in_flight = config.in_flight.max(1);
+        // Whoever asks for ever gets a century, and sums of times stay far from the largest number.
+        for time in [&mut config.batch_age, &mut config.backoff.max, &mut config.pause] {
+            *time = (*time).min(CENTURY);
+        }
         let found = spool.recover()?;
         let mut outbox = Self {
             config,
@@ -321,7 +328,7 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         loop {
             match self.choose(now) {
                 Ok(at) => {
-                    if let Some(attempt) = self.attempt(at) {
+                    if let Some(attempt) = self.attempt(at, now) {
                         return Next::Send(attempt);
                     }
                 }
@@ -473,13 +480,16 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         best.map(|(_, at)| at).ok_or(wake)
     }
 
-    fn attempt(&mut self, at: usize) -> Option<Attempt> {
+    fn attempt(&mut self, at: usize, now: u64) -> Option<Attempt> {
         let Sealed { batch_id, events, .. } = self.sealed[at];
-        if let Ok(body) = self.spool.read(batch_id) {
-            self.sealed[at].in_flight = true;
-            return Some(Attempt { batch_id, body, events });
+        match self.spool.read(batch_id) {
+            Ok(body) => {
+                self.sealed[at].in_flight = true;
+                return Some(Attempt { batch_id, body, events });
+            }
+            Err(error) if S::may_pass(&error) => self.put_off(at, now, None),
+            Err(_) => self.drop_batch(at, Reason::Storage),
         }
-        self.drop_batch(at, Reason::Storage);
         None
     }
 

@@ -84,20 +84,24 @@ impl Sender {
         Ok(())
     }
 
-    pub(crate) async fn send(&self, attempt: &Attempt) -> Outcome {
+    /// The credentials that are used now.
+    pub(crate) fn authorization(&self) -> HeaderValue {
+        self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) async fn send(&self, attempt: &Attempt, authorization: &HeaderValue) -> Outcome {
         #[cfg(feature = "gzip")]
         if let Some(body) = self.gzip.compressed(&attempt.body) {
-            let outcome = self.post(attempt, body, true).await;
+            let outcome = self.post(attempt, authorization, body, true).await;
             if !matches!(outcome, Outcome::Status(415, _)) {
                 return outcome;
             }
             self.gzip.give_up();
         }
-        self.post(attempt, attempt.body.clone().into_bytes(), false).await
+        self.post(attempt, authorization, attempt.body.clone().into_bytes(), false).await
     }
 
-    async fn post(&self, attempt: &Attempt, body: Vec<u8>, gzip: bool) -> Outcome {
-        let authorization = self.authorization.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    async fn post(&self, attempt: &Attempt, authorization: &HeaderValue, body: Vec<u8>, gzip: bool) -> Outcome {
         let mut request = self
             .http
             .post(self.url.clone())

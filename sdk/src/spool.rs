@@ -28,6 +28,11 @@ pub trait Spool {
     /// The whole text of the segment: the body to send.
     fn read(&mut self, batch: BatchId) -> Result<String, Self::Error>;
 
+    /// Whether a [`read`](Spool::read) that failed with this may succeed later. If not, the segment is given up.
+    fn may_pass(_error: &Self::Error) -> bool {
+        false
+    }
+
     /// Forgets the segment.
     fn remove(&mut self, batch: BatchId) -> Result<(), Self::Error>;
 
@@ -98,7 +103,13 @@ impl Spool for MemorySpool {
     }
 
     fn seal(&mut self, batch: BatchId, text: &str) -> Result<(), Infallible> {
-        self.append(batch, text)
+        self.append(batch, text)?;
+        // It grows no more, and what it had grown by was half of it. In the browser the code is dearer.
+        #[cfg(feature = "client")]
+        if let Some(at) = self.position(batch) {
+            self.segments[at].1.shrink_to_fit();
+        }
+        Ok(())
     }
 
     fn read(&mut self, batch: BatchId) -> Result<String, Infallible> {

@@ -81,6 +81,11 @@ impl Spool for Storage {
         each!(self, read(batch))
     }
 
+    #[cfg(feature = "spool")]
+    fn may_pass(error: &io::Error) -> bool {
+        DirectorySpool::may_pass(error)
+    }
+
     fn remove(&mut self, batch: BatchId) -> io::Result<()> {
         each!(self, remove(batch))
     }

@@ -8,6 +8,7 @@ use crate::outbox::{Attempt, Mark, Next, Outbox};
 use crate::sender::{Outcome, Sender};
 use crate::storage::Storage;
 use crate::wire::Rejected;
+use reqwest::header::HeaderValue;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +55,13 @@ struct Worker {
     flushes: Vec<Flush>,
 }
 
+/// A send that is over.
+struct Sent {
+    attempt: Attempt,
+    authorization: HeaderValue,
+    outcome: Outcome,
+}
+
 /// Somebody waits for everything before the mark to be settled.
 struct Flush {
     mark: Mark,
@@ -63,7 +71,7 @@ struct Flush {
 
 impl Worker {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
-        let mut flying: JoinSet<(Attempt, Outcome)> = JoinSet::new();
+        let mut flying = JoinSet::new();
         let mut hurry = false;
         let mut end = None;
         let mut done = None;
@@ -82,8 +90,8 @@ impl Worker {
             tokio::select! {
                 Some(sent) = flying.join_next(), if !flying.is_empty() => {
                     // A send is never cancelled and does not panic, so there is always an outcome.
-                    if let Ok((attempt, outcome)) = sent {
-                        self.answered(&attempt, outcome);
+                    if let Ok(sent) = sent {
+                        self.answered(sent);
                     }
                 }
                 command = commands.recv(), if end.is_none() => match command {
@@ -110,7 +118,7 @@ impl Worker {
     }
 
     /// Sends whatever may be sent now. Returns when there may be more.
-    fn send_all(&self, flying: &mut JoinSet<(Attempt, Outcome)>) -> Option<Instant> {
+    fn send_all(&self, flying: &mut JoinSet<Sent>) -> Option<Instant> {
         loop {
             let now = self.shared.clock.now();
             let next = self.shared.state().outbox.poll(now);
@@ -118,8 +126,9 @@ impl Worker {
                 Next::Send(attempt) => {
                     let shared = Arc::clone(&self.shared);
                     flying.spawn(async move {
-                        let outcome = shared.sender.send(&attempt).await;
-                        (attempt, outcome)
+                        let authorization = shared.sender.authorization();
+                        let outcome = shared.sender.send(&attempt, &authorization).await;
+                        Sent { attempt, authorization, outcome }
                     });
                 }
                 Next::WaitUntil(then) => return Some(Instant::now() + Duration::from_millis(then.saturating_sub(now))),
@@ -128,9 +137,15 @@ impl Worker {
         }
     }
 
-    fn answered(&mut self, attempt: &Attempt, outcome: Outcome) {
+    fn answered(&mut self, Sent { attempt, authorization, outcome }: Sent) {
         let batch = attempt.batch_id;
-        let settled = self.shared.state().outbox.answer(self.shared.clock.now(), batch, outcome.answer());
+        let mut state = self.shared.state();
+        let settled = state.outbox.answer(self.shared.clock.now(), batch, outcome.answer());
+        if matches!(outcome, Outcome::Status(401 | 403, _)) && authorization != self.shared.sender.authorization() {
+            // That was about a key that has been replaced in the meantime.
+            state.outbox.resume();
+        }
+        drop(state);
         tracing::debug!(%batch, ?settled, "a batch was answered");
         match outcome {
             Outcome::Receipt(receipt) => {
@@ -210,6 +225,7 @@ impl Worker {
     fn end(&mut self) {
         let mut state = self.shared.state();
         state.closed = true;
+        state.forgotten = Some(state.outbox.spool().volatile());
         let waiting = std::mem::take(&mut state.waiting);
         let storage = std::mem::replace(state.outbox.spool_mut(), Storage::memory());
         drop(state);

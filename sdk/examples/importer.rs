@@ -1,0 +1,91 @@
+//! Brings events from elsewhere, and knows of each one what became of it.
+//!
+//! Each line of the file is one event: `milliseconds since 1970,order number,cents`. An order's event gets
+//! the same id in every run, so a run that was interrupted can be repeated. The collector counts a repeated
+//! run's batches anew, for they are new batches: it is the lake that is deduplicated by event id. So note
+//! what has been confirmed, as this does, and repeat only the rest.
+//!
+//! ```sh
+//! TALLYMARK_ENDPOINT=http://127.0.0.1:8787 TALLYMARK_USERNAME=shop TALLYMARK_KEY=tms_… \
+//!   cargo run -p tallymark --example importer -- orders.csv orders.done
+//! ```
+
+use std::collections::HashSet;
+use std::error::Error;
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::time::Duration;
+use tallymark::{Client, Custom, EventId, Outcome};
+use tokio::task::JoinSet;
+
+/// How many orders wait for their answers at once. They travel together.
+const AT_ONCE: usize = 2_000;
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn Error>> {
+    let mut files = std::env::args().skip(1);
+    let (Some(orders), Some(done)) = (files.next(), files.next()) else {
+        return Err("which file is to be imported, and where to note what is done?".into());
+    };
+    let client = Client::builder(setting("ENDPOINT")?, setting("USERNAME")?, setting("KEY")?)
+        .batch_events(tallymark::limits::BATCH_EVENTS)
+        .build()?;
+
+    let orders = fs::read_to_string(orders)?;
+    let known = fs::read_to_string(&done).unwrap_or_default();
+    let known: HashSet<&str> = known.lines().collect();
+    let mut done = OpenOptions::new().create(true).append(true).open(done)?;
+
+    let mut todo = orders.lines().filter(|line| !line.split(',').nth(1).is_some_and(|order| known.contains(order)));
+    let mut waiting = JoinSet::new();
+    let (mut delivered, mut failed) = (0, 0);
+    loop {
+        while waiting.len() < AT_ONCE
+            && let Some(line) = todo.next()
+        {
+            let (order, event) = event(line).ok_or_else(|| format!("not an order: {line}"))?;
+            let client = client.clone();
+            waiting.spawn(async move { (order, client.track_confirmed(event).await) });
+        }
+        match waiting.join_next().await {
+            None => break,
+            Some(confirmed) => match confirmed? {
+                (order, Ok(Outcome::Delivered)) => {
+                    writeln!(done, "{order}")?;
+                    delivered += 1;
+                }
+                (order, other) => {
+                    eprintln!("order {order}: {other:?}");
+                    failed += 1;
+                }
+            },
+        }
+    }
+    client.shutdown(Duration::from_secs(10)).await;
+    println!("{delivered} delivered, {failed} failed, {} known before", known.len());
+    if failed == 0 { Ok(()) } else { Err("some orders were not imported".into()) }
+}
+
+fn event(line: &str) -> Option<(String, Custom)> {
+    let mut fields = line.split(',');
+    let (at, order, cents) = (fields.next()?, fields.next()?, fields.next()?);
+    let (at, cents): (u64, u64) = (at.parse().ok()?, cents.parse().ok()?);
+    let event = Custom::new("order").property("order", order).property("cents", cents).occurred_at(at);
+    Some((order.into(), event.event_id(id(at, order))))
+}
+
+/// An id that follows from the order. This one is good for numbers; for long names take a UUIDv5.
+fn id(at: u64, order: &str) -> EventId {
+    let mut bits = order
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash: u64, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+    EventId::new(at, &mut || {
+        bits = bits.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        bits
+    })
+}
+
+fn setting(name: &str) -> Result<String, String> {
+    let name = format!("TALLYMARK_{name}");
+    std::env::var(&name).map_err(|_| format!("set {name}"))
+}
