@@ -42,7 +42,9 @@ lint:
 	cargo clippy --workspace --all-features -- -D warnings
 	cargo clippy --workspace --all-targets --all-features -- -D warnings -A clippy::unwrap_used
 	cargo clippy --package tallymark --no-default-features -- -D warnings
-	cargo clippy --package tallymark --no-default-features --features json -- -D warnings
+	for feature in json client spool gzip tower; do \
+		cargo clippy --quiet --package tallymark --no-default-features --features $$feature -- -D warnings; \
+	done
 	cargo clippy --package tallymark-collector --no-default-features --features server -- -D warnings
 	cargo clippy --package tallymark-collector --no-default-features --features lambda -- -D warnings
 	cargo clippy --package tallymark --package tallymark-tracker --no-default-features --target wasm32-unknown-unknown -- -D warnings

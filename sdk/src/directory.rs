@@ -82,6 +82,9 @@ impl DirectorySpool {
     pub fn open(root: &Path, durability: Durability) -> io::Result<Self> {
         fs::create_dir_all(root)?;
         let (lane, lock) = claim(root)?;
+        if durability == Durability::Power {
+            sync_folder(root)?;
+        }
         let spool = Self {
             root: root.into(),
             lane,
