@@ -192,7 +192,8 @@ fn too_many(retry_after: fn() -> String) -> Row {
 fn refused() -> Row {
     let folder = Folder::new();
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let client = builder(&format!("http://{address}"), &folder).build_blocking().unwrap();
+    let ledger = Arc::<Ledger>::default();
+    let client = builder(&format!("http://{address}{}", ledger.path), &folder).build_blocking().unwrap();
     let made = track(&client, EVENTS);
     wait_until("some sends have failed", || client.stats().failures > 3);
     let mut listener = None;
@@ -200,7 +201,7 @@ fn refused() -> Row {
         listener = TcpListener::bind(address).ok();
         listener.is_some()
     });
-    let collector = Collector::open(listener.unwrap(), Arc::default(), |_| Act::Take);
+    let collector = Collector::open(listener.unwrap(), ledger, |_| Act::Take);
     finish(&client);
     all_counted(&made, &collector.ledger, &folder)
 }
@@ -217,9 +218,10 @@ enum Cut {
 }
 
 /// A way to the collector on which the first connections are cut.
-fn network(collector: SocketAddr, cuts: Vec<Cut>) -> (String, Arc<AtomicUsize>) {
+fn network(collector: &Collector, cuts: Vec<Cut>) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let endpoint = format!("http://{}", listener.local_addr().unwrap());
+    let endpoint = format!("http://{}{}", listener.local_addr().unwrap(), collector.ledger.path);
+    let collector = collector.address;
     let done = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&done);
     // Ends with the test.
@@ -273,7 +275,7 @@ fn pass(mut near: TcpStream, collector: SocketAddr, cut: Option<Cut>) -> std::io
 fn through_network(cuts: Vec<Cut>) -> Row {
     let (collector, folder) = (Collector::start(|_| Act::Take), Folder::new());
     let expected = cuts.len();
-    let (endpoint, cut) = network(collector.address, cuts);
+    let (endpoint, cut) = network(&collector, cuts);
     let client = builder(&endpoint, &folder).build_blocking().unwrap();
     let made = track(&client, EVENTS);
     finish(&client);
@@ -429,17 +431,17 @@ impl Resolve for Names {
     }
 }
 
-fn resolving(address: SocketAddr, folder: &Folder) -> (Client, Arc<AtomicBool>) {
+fn resolving(collector: &Collector, folder: &Folder) -> (Client, Arc<AtomicBool>) {
     let works = Arc::new(AtomicBool::new(false));
-    let names = Names { works: Arc::clone(&works), address };
+    let names = Names { works: Arc::clone(&works), address: collector.address };
     let http = reqwest::Client::builder().dns_resolver(Arc::new(names)).no_proxy().build().unwrap();
-    let endpoint = format!("http://collect.shop.example:{}", address.port());
+    let endpoint = format!("http://collect.shop.example:{}{}", collector.address.port(), collector.ledger.path);
     (builder(&endpoint, folder).http_client(http).build_blocking().unwrap(), works)
 }
 
 fn no_name() -> Row {
     let (collector, folder) = (Collector::start(|_| Act::Take), Folder::new());
-    let (client, works) = resolving(collector.address, &folder);
+    let (client, works) = resolving(&collector, &folder);
     let made = track(&client, EVENTS);
     wait_until("some sends have failed", || client.stats().failures > 3);
     works.store(true, Ordering::Relaxed);
@@ -449,7 +451,7 @@ fn no_name() -> Row {
 
 fn no_name_until_the_end() -> Row {
     let (collector, folder) = (Collector::start(|_| Act::Take), Folder::new());
-    let (client, _) = resolving(collector.address, &folder);
+    let (client, _) = resolving(&collector, &folder);
     let made = track(&client, EVENTS);
     wait_until("some sends have failed", || client.stats().failures > 3);
     let report = client.shutdown(Duration::from_millis(50));

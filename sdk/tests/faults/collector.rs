@@ -59,8 +59,18 @@ impl Request {
 }
 
 /// What has come in, by the contract: each batch once.
-#[derive(Default)]
-pub(crate) struct Ledger(Mutex<Books>);
+pub(crate) struct Ledger {
+    books: Mutex<Books>,
+    /// Where its collector is below an address. A port that is free again may be somebody else's soon, and then clients
+    /// of another test, which go on for a while, must not be taken for this one's.
+    pub(crate) path: String,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { books: Mutex::default(), path: format!("/{:016x}", rand::random::<u64>()) }
+    }
+}
 
 #[derive(Default)]
 struct Books {
@@ -74,26 +84,26 @@ struct Books {
 impl Ledger {
     /// How often each event was counted.
     pub(crate) fn counted(&self) -> HashMap<EventId, u32> {
-        let books = self.0.lock().unwrap();
+        let books = self.books.lock().unwrap();
         assert!(books.wrong.is_empty(), "{:?}", books.wrong);
         books.counted.clone()
     }
 
     pub(crate) fn requests(&self) -> usize {
-        self.0.lock().unwrap().requests
+        self.books.lock().unwrap().requests
     }
 
     pub(crate) fn batches(&self) -> usize {
-        self.0.lock().unwrap().batches.len()
+        self.books.lock().unwrap().batches.len()
     }
 
     /// What clients have reported as lost.
     pub(crate) fn lost(&self) -> BTreeMap<String, u64> {
-        self.0.lock().unwrap().lost.clone()
+        self.books.lock().unwrap().lost.clone()
     }
 
     fn take(&self, request: &Request, retry: Vec<u32>, rejected: &[u32]) -> Response {
-        let mut books = self.0.lock().unwrap();
+        let mut books = self.books.lock().unwrap();
         let batch: Batch = match plain(request).and_then(|body| Ok(serde_json::from_slice(&body)?)) {
             Ok(batch) => batch,
             Err(error) => {
@@ -175,13 +185,14 @@ impl Collector {
     ) -> Self {
         let address = listener.local_addr().unwrap();
         listener.set_nonblocking(true).unwrap();
+        let route = format!("{}/v1/batch", ledger.path);
         let (stop, stopped) = oneshot::channel::<()>();
         let state = (Arc::clone(&ledger), Arc::new(script) as Script);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
-                let router = Router::new().route("/v1/batch", post(take)).with_state(state);
+                let router = Router::new().route(&route, post(take)).with_state(state);
                 tokio::select! {
                     _ = axum::serve(listener, router) => {}
                     _ = stopped => {}
@@ -192,7 +203,7 @@ impl Collector {
     }
 
     pub(crate) fn endpoint(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}{}", self.address, self.ledger.path)
     }
 }
 
@@ -205,7 +216,7 @@ impl Drop for Collector {
 
 async fn take(State((ledger, script)): State<(Arc<Ledger>, Script)>, headers: HeaderMap, body: Bytes) -> Response {
     let number = {
-        let mut books = ledger.0.lock().unwrap();
+        let mut books = ledger.books.lock().unwrap();
         books.requests += 1;
         books.requests - 1
     };
