@@ -259,8 +259,12 @@ impl Spool for DirectorySpool {
         if let Some(at) = self.position(batch) {
             return self.extend(at, text);
         }
-        // A new segment that the disk does not take is held in memory.
+        // A new segment that the disk does not take is held in memory. Not a whole one, though: that is a part of a
+        // batch which is safe where it is, and would not be safe there.
         if let Err(error) = self.create(batch, text) {
+            if body::is_closed(text) {
+                return Err(error);
+            }
             self.trouble = Some(error);
             kept(self.overflow.append(batch, text))?;
         }

@@ -315,6 +315,17 @@ fn what_the_disk_does_not_take_is_held_in_memory() {
 }
 
 #[test]
+fn a_batch_that_is_safe_on_disk_is_not_divided_into_memory() {
+    let folder = Folder::new();
+    let mut spool = open(&folder);
+    for entry in fs::read_dir(&folder.0).unwrap() {
+        fs::rename(entry.unwrap().path(), folder.0.join("gone")).unwrap();
+    }
+    spool.append(id(1), &opening(id(1))).unwrap();
+    spool.append(id(2), &(opening(id(2)) + "\n]}")).unwrap_err();
+}
+
+#[test]
 fn memory_and_directory_agree() {
     let folder = Folder::new();
     let mut directory = open(&folder);
