@@ -83,6 +83,21 @@ impl Prepared {
         self.events.iter().filter(|event| !self.retry.contains(&event.index))
     }
 
+    /// The batch by all but its events: what it is recognised by, and what the client has lost.
+    pub fn without_events(&self) -> Self {
+        Self {
+            username: self.username.clone(),
+            key: self.key,
+            batch_id: self.batch_id,
+            fingerprint: self.fingerprint,
+            received_at: self.received_at,
+            events: Vec::new(),
+            rejected: Vec::new(),
+            retry: Vec::new(),
+            lost: self.lost.clone(),
+        }
+    }
+
     /// What this batch adds to which counter.
     pub fn tally(&self) -> BTreeMap<Counter<'_>, u64> {
         let mut tally = BTreeMap::new();

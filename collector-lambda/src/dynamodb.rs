@@ -316,7 +316,7 @@ impl Work {
     fn new(batch: &Prepared) -> Self {
         let receipt = batch.receipt();
         let events = batch.stored().map(|event| counted(event, event.hour)).collect();
-        let batch = Prepared { events, ..without_events(batch) };
+        let batch = Prepared { events, ..batch.without_events() };
         let ends = cut(&batch);
         Self { batch, receipt, ends }
     }
@@ -333,7 +333,7 @@ impl Work {
             // The same bytes come again, so only a collector that checks them differently can miss an event.
             tracing::error!(planned = hours.len(), found = events.len(), "events of a planned batch are not valid now");
         }
-        let batch = Prepared { events, received_at: receipt.received_at, ..without_events(batch) };
+        let batch = Prepared { events, received_at: receipt.received_at, ..batch.without_events() };
         Self { batch, receipt, ends: plan.ends.clone() }
     }
 
@@ -348,26 +348,12 @@ impl Work {
         let indexes = start..self.ends[part];
         let events = self.batch.events.iter().filter(|event| indexes.contains(&event.index)).cloned().collect();
         let lost = if part == 0 { self.batch.lost.clone() } else { BTreeMap::new() };
-        Prepared { events, lost, ..without_events(&self.batch) }
+        Prepared { events, lost, ..self.batch.without_events() }
     }
 }
 
 fn counted(event: &Accepted, hour: u64) -> Accepted {
     Accepted { index: event.index, event_type: event.event_type, key: event.key.clone(), hour, line: String::new() }
-}
-
-fn without_events(batch: &Prepared) -> Prepared {
-    Prepared {
-        username: batch.username.clone(),
-        key: batch.key,
-        batch_id: batch.batch_id,
-        fingerprint: batch.fingerprint,
-        received_at: batch.received_at,
-        events: Vec::new(),
-        rejected: Vec::new(),
-        retry: Vec::new(),
-        lost: batch.lost.clone(),
-    }
 }
 
 /// Takes as many events into each part as fit.
@@ -380,10 +366,10 @@ fn cut(batch: &Prepared) -> Vec<u32> {
     let places = |batch: &Prepared| -> Vec<(String, String)> {
         adds(batch).into_keys().map(|(event_type, sk)| (event_type.into(), sk)).collect()
     };
-    let mut taken: HashSet<_> = places(&without_events(batch)).into_iter().collect();
+    let mut taken: HashSet<_> = places(&batch.without_events()).into_iter().collect();
     for event in &batch.events {
         let events = vec![event.clone()];
-        let more = places(&Prepared { events, lost: BTreeMap::new(), ..without_events(batch) });
+        let more = places(&Prepared { events, lost: BTreeMap::new(), ..batch.without_events() });
         if taken.len() + more.iter().filter(|place| !taken.contains(place)).count() > TRANSACTION_ADDS {
             ends.push(event.index);
             taken.clear();

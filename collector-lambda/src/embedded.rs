@@ -163,7 +163,7 @@ impl Embedded {
 
     /// The receipt of a batch that was committed before.
     pub async fn known(&self, batch: &Prepared) -> Result<Option<Receipt>, Error> {
-        let batch = batch.clone();
+        let batch = batch.without_events();
         self.read(move |db| Ok(find(db, &batch)?.map(|found| found.receipt(&batch)))).await?.transpose()
     }
 

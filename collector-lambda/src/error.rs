@@ -78,7 +78,7 @@ impl StdError for Error {
 }
 
 /// An error and all that caused it, on one line.
-pub(crate) fn chain(error: &dyn StdError) -> String {
+pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

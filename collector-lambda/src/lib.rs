@@ -36,7 +36,7 @@ pub mod server;
 pub mod site;
 pub mod store;
 
-pub use error::Error;
+pub use error::{Error, chain};
 
 /// Now, in milliseconds since the Unix epoch.
 pub(crate) fn now() -> u64 {

@@ -66,11 +66,6 @@ impl Problem {
         self.header = HeaderValue::from_str(value).ok().map(|value| (name, value));
         self
     }
-
-    /// The kind of problem.
-    pub fn kind(&self) -> &'static Kind {
-        self.kind
-    }
 }
 
 impl IntoResponse for Problem {

@@ -661,25 +661,20 @@ fn killed() -> Row {
 
 /// The process may not write more than some KiB into any file, and goes on when writing fails.
 fn disk_full() -> Row {
-    let works = Arc::new(AtomicBool::new(false));
-    let state = Arc::clone(&works);
-    let script = move |_: &Request| if state.load(Ordering::Relaxed) { Act::Take } else { Act::Status(503, None) };
-    let (collector, folder) = (Collector::start(script), Folder::new());
-    let mut process = Process::start("full", "trap '' XFSZ; ulimit -f 2;", &collector, &folder);
-    process.hear("made all");
-    works.store(true, Ordering::Relaxed);
-    process.tell();
-    let made = process.end();
-    assert_eq!(made.len(), EVENTS);
-    all_counted(&made, &collector.ledger, &folder)
+    under_limits("full", "trap '' XFSZ; ulimit -f 2;")
 }
 
 fn no_descriptors() -> Row {
+    under_limits("descriptors", "ulimit -n 64;")
+}
+
+/// A process that the shell has limited tracks while the collector is down, and delivers once it is up.
+fn under_limits(part: &str, limits: &str) -> Row {
     let works = Arc::new(AtomicBool::new(false));
     let state = Arc::clone(&works);
     let script = move |_: &Request| if state.load(Ordering::Relaxed) { Act::Take } else { Act::Status(503, None) };
     let (collector, folder) = (Collector::start(script), Folder::new());
-    let mut process = Process::start("descriptors", "ulimit -n 64;", &collector, &folder);
+    let mut process = Process::start(part, limits, &collector, &folder);
     process.hear("made all");
     works.store(true, Ordering::Relaxed);
     process.tell();

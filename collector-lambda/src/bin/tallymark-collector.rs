@@ -30,12 +30,6 @@ fn main() -> ExitCode {
 }
 
 fn failed(error: &dyn Error) -> ExitCode {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(&format!(": {error}"));
-        cause = error.source();
-    }
-    let _ = writeln!(std::io::stderr(), "tallymark-collector: {text}");
+    let _ = writeln!(std::io::stderr(), "tallymark-collector: {}", tallymark_collector::chain(error));
     ExitCode::FAILURE
 }
