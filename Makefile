@@ -3,7 +3,8 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-rust test-wasm test-npm test-python test-demo bench bench-peers clean
+.PHONY: help demo test lint test-rust test-package test-wasm test-npm test-python test-demo audit bench bench-peers \
+	clean
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PORT ?= 8787
@@ -18,6 +19,7 @@ TRACKER := $(CORE) $(wildcard tracker-wasm/src/*.rs tracker-wasm/Cargo.toml) Car
 help:
 	@echo "make demo   a page whose clicks you can watch arrive (PORT=8787, DATA_DIR=.tallymark)"
 	@echo "make test   everything that proves it"
+	@echo "make audit  licences, sources and known defects of what it depends on"
 	@echo "make bench  the Rust client's speed; make bench-peers: beside other clients"
 
 demo:
@@ -27,7 +29,7 @@ demo:
 	@cargo build --quiet --release --package tallymark-collector --no-default-features --features server
 	@COLLECTOR=target/release/tallymark-collector node examples/static-site/demo.mjs
 
-test: lint test-rust test-wasm test-npm test-python test-demo
+test: lint test-rust test-package test-wasm test-npm test-python test-demo
 	@echo "everything passed"
 
 # The tracker, for the script tag and for bundlers.
@@ -42,7 +44,7 @@ lint:
 	cargo clippy --workspace --all-features -- -D warnings
 	cargo clippy --workspace --all-targets --all-features -- -D warnings -A clippy::unwrap_used
 	cargo clippy --package tallymark --no-default-features -- -D warnings
-	for feature in json client spool gzip tower; do \
+	for feature in json client rustls spool gzip tower; do \
 		cargo clippy --quiet --package tallymark --no-default-features --features $$feature -- -D warnings; \
 	done
 	cargo clippy --package tallymark-collector --no-default-features --features server -- -D warnings
@@ -53,6 +55,11 @@ lint:
 test-rust:
 	@.ci/tools python
 	cargo test --workspace --all-features
+	cargo test --quiet --package tallymark --no-default-features --features client --lib # without TLS
+
+# The crate as it would be published: all that it needs is in it, and it builds from that.
+test-package:
+	cargo package --quiet --package tallymark --allow-dirty
 
 # The tracker's own tests, in a real browser.
 test-wasm:
@@ -73,6 +80,14 @@ test-demo: npm/dist/tallymark.js
 	@.ci/tools npm browser
 	cargo build --workspace --all-features
 	COLLECTOR=target/debug/tallymark-collector node --test examples/static-site/demo.test.mjs
+
+# What may get into the dependency tree is in deny.toml. Not part of the tests: tomorrow's advisory is no defect of
+# today's change, and the database of them cannot be had everywhere.
+audit:
+	@.ci/tools audit
+	cargo deny check licenses bans sources
+	@if cargo deny fetch db; then cargo deny check --disable-fetch advisories; \
+		else echo "– the database of advisories cannot be had from here, so they are NOT checked"; fi
 
 # How fast the client is. Not part of the tests: the machine decides what comes out.
 bench:

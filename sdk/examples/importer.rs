@@ -1,9 +1,9 @@
 //! Brings events from elsewhere, and knows of each one what became of it.
 //!
-//! Each line of the file is one event: `milliseconds since 1970,order number,cents`. An order's event gets
-//! the same id in every run, so a run that was interrupted can be repeated. The collector counts a repeated
-//! run's batches anew, for they are new batches: it is the lake that is deduplicated by event id. So note
-//! what has been confirmed, as this does, and repeat only the rest.
+//! Each line of the file is one event: `milliseconds since 1970,order number,cents`. What has been confirmed is noted,
+//! and a run that was interrupted can be repeated: it brings only the rest. Of that, the collector may have counted
+//! what was on its way at the interruption, and counts it again, for it comes in new batches. In the lake it can be
+//! told by its id, which follows from the order and is the same in every run.
 //!
 //! ```sh
 //! TALLYMARK_ENDPOINT=http://127.0.0.1:8787 TALLYMARK_USERNAME=shop TALLYMARK_KEY=tms_… \

@@ -6,7 +6,7 @@ use crate::event::Event;
 use crate::id::EventId;
 use crate::outbox::Stats;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A [`Client`](client::Client) whose calls block. Clones are cheap and share one queue.
 ///
@@ -63,10 +63,11 @@ impl Client {
 
     /// As [`Client::shutdown`](client::Client::shutdown), blocking.
     pub fn shutdown(&self, timeout: Duration) -> Report {
+        let start = Instant::now();
         self.client.close();
         let report = self.flush(timeout);
         let (reply, done) = mpsc::channel();
-        self.client.ask_to_stop(move || _ = reply.send(()));
+        self.client.ask_to_stop(timeout.saturating_sub(start.elapsed()), move || _ = reply.send(()));
         let _ = done.recv();
         report
     }
@@ -75,7 +76,7 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// If the key cannot be sent in a header.
+    /// The same.
     pub fn set_key(&self, key: &str) -> Result<(), Error> {
         self.client.set_key(key)
     }

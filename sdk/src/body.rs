@@ -80,12 +80,6 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The id of an event, which is the first thing in it.
-#[cfg(feature = "client")]
-pub(crate) fn event_id(json: &str) -> Option<crate::id::EventId> {
-    crate::id::EventId::parse(json.strip_prefix("{\"event_id\":\"")?.get(..ID)?)
-}
-
 /// A complete body with the events of `parent` that `keep` names, as the batch `child`.
 pub(crate) fn part(parent: &str, child: BatchId, keep: impl Fn(u32) -> bool, closing: &str) -> (String, u32) {
     let opening = lines(parent).next().unwrap_or_default();

@@ -154,14 +154,16 @@ impl Builder {
     }
 
     /// Called when events were dropped, with the reason and how many. It has a thread of its own, so it may
-    /// take its time, and call the client; a panic in it is caught.
+    /// take its time, and call the client; a panic in it is caught. What is dropped while it is busy is told
+    /// afterwards, in one call for each reason, so the numbers always add up to those in [`Stats`](crate::Stats).
     pub fn on_loss(mut self, hook: impl Fn(Reason, u64) + Send + 'static) -> Self {
         self.on_loss = Some(Box::new(hook));
         self
     }
 
     /// Called with what went wrong in the background: a send, the credentials, the spool, a refused event.
-    /// It has a thread of its own, so it may take its time, and call the client; a panic in it is caught.
+    /// It has a thread of its own, so it may take its time, and call the client; a panic in it is caught. If
+    /// hundreds come while it is busy, the last call says how many were left out.
     pub fn on_error(mut self, hook: impl Fn(&Error) + Send + 'static) -> Self {
         self.on_error = Some(Box::new(hook));
         self
@@ -171,8 +173,9 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// If the endpoint is no plain `http` or `https` URL, if a credential cannot be sent in a header, or if
-    /// the spool's directory cannot be used.
+    /// If the endpoint is no plain `http` or `https` URL, if it is `https` and there is neither the feature `rustls` nor
+    /// an [`http_client`](Builder::http_client) for it, if the username has a colon, if it or the key has a control
+    /// character, such as a line's end, or if the spool's directory cannot be used.
     pub fn build(self) -> Result<Client, Error> {
         let sender = Sender::new(&self)?;
         worker::start(self, sender)

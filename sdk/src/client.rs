@@ -5,9 +5,10 @@ use crate::error::{Error, Kind};
 use crate::event::{Encoded, Event};
 use crate::id::EventId;
 use crate::loss::Reason;
-use crate::outbox::{Outbox, PushError, Stats};
+use crate::outbox::{Outbox, PushError, Stats, Watcher};
 use crate::sender::{Sender, milliseconds, wall_clock};
 use crate::storage::Storage;
+use crate::worker;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -62,16 +63,15 @@ pub(crate) struct Shared {
     state: Mutex<State>,
     pub(crate) sender: Sender,
     pub(crate) clock: Clock,
-    #[cfg(feature = "spool")]
-    sync: crate::directory::GroupSync,
 }
 
 type Then = Box<dyn FnOnce(Result<Outcome, Error>) + Send>;
 
 pub(crate) struct State {
     pub(crate) outbox: Outbox<Storage, Random>,
-    /// Who waits for the fate of an event.
-    pub(crate) waiting: HashMap<EventId, Then>,
+    /// Who waits for the fate of an event, by a number: several may wait for events of the same id.
+    pub(crate) waiting: HashMap<Watcher, Then>,
+    watchers: Watcher,
     pub(crate) closed: bool,
     /// The events that were in memory when the worker ended.
     pub(crate) forgotten: Option<u64>,
@@ -85,8 +85,8 @@ pub(crate) enum Command {
     Hurry,
     /// Send what there is, and say when all that was tracked before is answered for.
     Flush { deadline: Instant, reply: Box<dyn FnOnce(bool) + Send> },
-    /// End.
-    Stop { done: Box<dyn FnOnce() + Send> },
+    /// End, and say so when the hooks have been told everything, or when that takes too long.
+    Stop { patience: Duration, done: Box<dyn FnOnce() + Send> },
 }
 
 /// What became of one event; see [`Client::track_confirmed`].
@@ -178,7 +178,7 @@ impl Client {
         let event = event.into();
         let encoded = event.encode(wall_clock(), &mut rand::random::<u64>)?;
         match &self.inner {
-            Inner::Live(handle) => handle.push(&encoded, |_| {})?,
+            Inner::Live(handle) => handle.push(&encoded, None)?,
             Inner::Recording(recording) => recording.add(event),
             Inner::Disabled => {}
         }
@@ -186,7 +186,8 @@ impl Client {
     }
 
     /// Queues an event and waits until it is known what became of it. For importers; events that are
-    /// confirmed at the same time travel together.
+    /// confirmed at the same time travel together. An event whose batch can no longer be read from the spool
+    /// is dropped with [`Reason::Storage`]; once the collector has answered for it, that is what counts.
     ///
     /// # Errors
     ///
@@ -210,10 +211,7 @@ impl Client {
             return Ok(());
         };
         let encoded = event.into().encode(wall_clock(), &mut rand::random::<u64>)?;
-        handle.push(&encoded, |state| {
-            state.outbox.note_fates(true);
-            state.waiting.insert(encoded.event_id, Box::new(then));
-        })?;
+        handle.push(&encoded, Some(Box::new(then)))?;
         handle.command(Command::Hurry);
         Ok(())
     }
@@ -228,12 +226,14 @@ impl Client {
     }
 
     /// Like [`flush`](Client::flush), and takes no more events from then on, through any clone. What is left
-    /// in a spool's directory is free for the next client to deliver.
+    /// in a spool's directory is free for the next client to deliver. In what is left of the time it waits for
+    /// [hooks](Builder::on_loss) that have still to be told something, unless it is called by one.
     pub async fn shutdown(&self, timeout: Duration) -> Report {
+        let start = Instant::now();
         self.close();
         let report = self.flush(timeout).await;
         let (reply, done) = oneshot::channel();
-        self.ask_to_stop(move || _ = reply.send(()));
+        self.ask_to_stop(timeout.saturating_sub(start.elapsed()), move || _ = reply.send(()));
         let _ = done.await;
         report
     }
@@ -242,7 +242,8 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// If the key cannot be sent in a header.
+    /// If the key has a control character, such as the end of the line that it was read from. Whether it is the
+    /// right one, only the collector can say.
     pub fn set_key(&self, key: &str) -> Result<(), Error> {
         if let Inner::Live(handle) = &self.inner {
             let mut state = handle.shared.state();
@@ -279,9 +280,11 @@ impl Client {
         }
     }
 
-    pub(crate) fn ask_to_stop(&self, done: impl FnOnce() + Send + 'static) {
+    pub(crate) fn ask_to_stop(&self, patience: Duration, done: impl FnOnce() + Send + 'static) {
         if let Inner::Live(handle) = &self.inner {
-            handle.command(Command::Stop { done: Box::new(done) });
+            // A hook would wait for itself.
+            let patience = if worker::is_hook() { Duration::ZERO } else { patience };
+            handle.command(Command::Stop { patience, done: Box::new(done) });
         }
     }
 
@@ -300,27 +303,24 @@ impl fmt::Debug for Client {
 }
 
 impl Handle {
-    /// Stores an event; `also` is done in the same breath, before anybody else can see it.
-    fn push(&self, encoded: &Encoded, also: impl FnOnce(&mut State)) -> Result<(), Error> {
+    /// Stores an event, for somebody who may want to know what becomes of it.
+    fn push(&self, encoded: &Encoded, then: Option<Then>) -> Result<(), Error> {
         let shared = &self.shared;
         let mut state = shared.state();
         if state.closed {
             return Err(Error::closed());
         }
-        let pushed = state.outbox.push_encoded(shared.clock.now(), encoded);
-        if pushed.is_ok() {
-            also(&mut state);
-        }
+        let pushed = state.push(shared.clock.now(), encoded, then);
         let needs_poll = state.outbox.needs_poll();
         #[cfg(feature = "spool")]
-        let ticket = shared.sync.ticket(state.outbox.spool().unsynced());
+        let unsynced = pushed.as_ref().ok().and_then(|()| state.outbox.spool().unsynced());
         drop(state);
         if needs_poll {
             self.command(Command::Poll);
         }
         #[cfg(feature = "spool")]
-        if let Some(ticket) = ticket {
-            shared.sync.wait(ticket).map_err(|error| Error::new(Kind::Storage).because(error))?;
+        if let Some(unsynced) = unsynced {
+            unsynced.wait().map_err(|error| Error::new(Kind::Storage).because(error))?;
         }
         pushed.map_err(|error| match error {
             PushError::Invalid(invalid) => invalid.into(),
@@ -337,14 +337,8 @@ impl Handle {
 
 impl Shared {
     pub(crate) fn new(outbox: Outbox<Storage, Random>, sender: Sender, clock: Clock) -> Self {
-        let state = Mutex::new(State { outbox, waiting: HashMap::new(), closed: false, forgotten: None });
-        Self {
-            state,
-            sender,
-            clock,
-            #[cfg(feature = "spool")]
-            sync: crate::directory::GroupSync::default(),
-        }
+        let state = State { outbox, waiting: HashMap::new(), watchers: 0, closed: false, forgotten: None };
+        Self { state: Mutex::new(state), sender, clock }
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -354,6 +348,14 @@ impl Shared {
 }
 
 impl State {
+    fn push(&mut self, now: u64, encoded: &Encoded, then: Option<Then>) -> Result<(), PushError<std::io::Error>> {
+        let Some(then) = then else { return self.outbox.push_encoded(now, encoded) };
+        self.outbox.push_watched(now, encoded, self.watchers)?;
+        self.waiting.insert(self.watchers, then);
+        self.watchers += 1;
+        Ok(())
+    }
+
     pub(crate) fn report(&self, complete: bool) -> Report {
         let stats = self.outbox.stats();
         let volatile = self.forgotten.unwrap_or_else(|| self.outbox.spool().volatile());
@@ -392,5 +394,35 @@ impl Recording {
 
     fn add(&self, event: Event) {
         self.events.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+}
+
+#[cfg(all(test, unix, feature = "spool"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_whose_sync_fails_is_not_accepted_also_if_it_fills_its_batch() {
+        let folder = std::env::temp_dir().join(format!("tallymark-sync-{:016x}", rand::random::<u64>()));
+        let client = Client::builder("http://127.0.0.1:9", "shop", "key")
+            .spool(&folder)
+            .durability(crate::Durability::Power)
+            .batch_age(Duration::MAX)
+            .batch_events(3)
+            .build()
+            .unwrap();
+        let Inner::Live(handle) = &client.inner else { panic!("not live") };
+        client.track(Event::custom("synced")).unwrap();
+        match handle.shared.state().outbox.spool_mut() {
+            Storage::Directory(directory) => directory.break_syncs(),
+            Storage::Memory(_) => panic!("not in a directory"),
+        }
+        for place in ["in the middle", "the last"] {
+            let error = client.track(Event::custom(place)).unwrap_err();
+            assert!(error.is_storage(), "{place}: {error}");
+        }
+        client.track(Event::custom("in the next batch")).unwrap();
+        drop(client);
+        let _ = std::fs::remove_dir_all(folder);
     }
 }

@@ -15,17 +15,17 @@
 //! truth. A torn last frame was never acknowledged to anybody, and is cut off.
 
 use crate::body;
-use crate::id::BatchId;
+use crate::id::{BatchId, parts};
 use crate::loss::Losses;
 use crate::spool::{MemorySpool, Recovered, Segment, Spool};
+use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
+use std::mem;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-#[cfg(feature = "client")]
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 const HEADER: &[u8; 8] = b"tallymk\x01";
 /// A frame is never longer: an event, or a whole batch that was divided.
@@ -62,6 +62,10 @@ pub struct DirectorySpool {
     /// Segments that the disk would not take.
     overflow: MemorySpool,
     trouble: Option<io::Error>,
+    sync: Arc<GroupSync>,
+    /// The round of the last append, if it has to be synced.
+    #[cfg(feature = "client")]
+    round: Option<Round>,
     frame: Vec<u8>,
 }
 
@@ -93,6 +97,9 @@ impl DirectorySpool {
             open: Vec::new(),
             overflow: MemorySpool::new(),
             trouble: None,
+            sync: Arc::default(),
+            #[cfg(feature = "client")]
+            round: None,
             frame: Vec::new(),
         };
         spool.adopt()?;
@@ -111,12 +118,18 @@ impl DirectorySpool {
         self.trouble.take()
     }
 
-    /// The file to sync so that everything appended until now is on the disk; `None` if it is already.
+    /// What to wait for so that the last append is on the disk; `None` if there is nothing to wait for.
     #[cfg(feature = "client")]
-    pub(crate) fn unsynced(&self) -> Option<Arc<File>> {
-        match self.durability {
-            Durability::Process => None,
-            Durability::Power => self.open.first().map(|open| Arc::clone(&open.file)),
+    pub(crate) fn unsynced(&self) -> Option<Unsynced> {
+        self.round.as_ref().map(|round| Unsynced { sync: Arc::clone(&self.sync), round: Arc::clone(round) })
+    }
+
+    /// From now on, nothing that is written to open segments can be synced.
+    #[cfg(all(test, unix, feature = "client"))]
+    pub(crate) fn break_syncs(&mut self) {
+        for open in &mut self.open {
+            // It takes whatever is written, and cannot be synced.
+            open.file = Arc::new(OpenOptions::new().write(true).open("/dev/null").unwrap());
         }
     }
 
@@ -133,7 +146,18 @@ impl DirectorySpool {
             if lock.try_lock().is_err() {
                 continue;
             }
-            for (from, _) in segments(&path)? {
+            let mut found = segments(&path)?;
+            // First the parts beside their whole go, which were never sent. If this process died before it had moved
+            // them all, two others could otherwise adopt a part and its whole apart, and send both.
+            let batches: HashSet<_> = found.iter().map(|(_, batch)| *batch).collect();
+            let parts = parts(batches.iter().copied(), |batch| batches.contains(&batch));
+            for (from, _) in found.extract_if(.., |(_, batch)| parts.contains(batch)) {
+                fs::remove_file(from)?;
+            }
+            if self.durability == Durability::Power && !parts.is_empty() {
+                sync_folder(&path)?;
+            }
+            for (from, _) in found {
                 if let Some(name) = from.file_name() {
                     fs::rename(&from, self.lane.join(name))?;
                 }
@@ -194,6 +218,16 @@ impl DirectorySpool {
         Ok(())
     }
 
+    /// The next sync is to sync this segment.
+    #[cfg(feature = "client")]
+    fn appended(&mut self, at: usize) {
+        self.round = (self.durability == Durability::Power).then(|| self.sync.join(&self.open[at].file));
+    }
+
+    #[cfg(not(feature = "client"))]
+    #[expect(clippy::needless_pass_by_ref_mut, clippy::unused_self, reason = "the same call with and without")]
+    fn appended(&mut self, _: usize) {}
+
     fn quarantine(&self, path: &Path) -> io::Result<()> {
         let corrupt = self.root.join(CORRUPT);
         fs::create_dir_all(&corrupt)?;
@@ -253,11 +287,17 @@ impl Spool for DirectorySpool {
     type Error = io::Error;
 
     fn append(&mut self, batch: BatchId, text: &str) -> io::Result<()> {
+        #[cfg(feature = "client")]
+        {
+            self.round = None;
+        }
         if self.overflow.holds(batch) {
             return kept(self.overflow.append(batch, text));
         }
         if let Some(at) = self.position(batch) {
-            return self.extend(at, text);
+            self.extend(at, text)?;
+            self.appended(at);
+            return Ok(());
         }
         // A new segment that the disk does not take is held in memory. Not a whole one, though: that is a part of a
         // batch which is safe where it is, and would not be safe there.
@@ -266,8 +306,9 @@ impl Spool for DirectorySpool {
                 return Err(error);
             }
             self.trouble = Some(error);
-            kept(self.overflow.append(batch, text))?;
+            return kept(self.overflow.append(batch, text));
         }
+        self.appended(self.open.len() - 1);
         Ok(())
     }
 
@@ -279,7 +320,8 @@ impl Spool for DirectorySpool {
         let closed = if text.is_empty() { Ok(()) } else { self.extend(at, text) };
         let open = self.open.remove(at);
         if self.durability == Durability::Power {
-            open.file.sync_data()?;
+            // Whoever waits for an event in it hears of it if that fails.
+            self.sync.wait(&self.sync.join(&open.file))?;
         }
         closed?;
         fs::rename(self.path(batch, OPEN), self.path(batch, SEALED))
@@ -430,38 +472,78 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// Syncs for many threads at once: whoever comes first syncs for all that have written by then.
-#[cfg(feature = "client")]
+/// What came of a sync, once it is over.
+type Round = Arc<OnceLock<Result<(), Arc<io::Error>>>>;
+
+/// Syncs for many threads at once: while one round of writes is synced, the next one gathers, and then one of those who
+/// wait syncs for all of them.
 #[derive(Debug, Default)]
-pub(crate) struct GroupSync {
-    /// How many writes there were, and the file that the last of them went to. What is in earlier files was
-    /// synced when they were sealed.
-    written: Mutex<(u64, Option<Arc<File>>)>,
-    /// How many of them are on the disk.
-    synced: Mutex<u64>,
+struct GroupSync {
+    gathering: Mutex<Gathering>,
+    over: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Gathering {
+    round: Round,
+    files: Vec<Arc<File>>,
+    /// Whether the round before is being synced.
+    syncing: bool,
+}
+
+impl GroupSync {
+    /// Takes note of a write to `file`.
+    fn join(&self, file: &Arc<File>) -> Round {
+        let mut gathering = self.gathering();
+        if !gathering.files.iter().any(|known| Arc::ptr_eq(known, file)) {
+            gathering.files.push(Arc::clone(file));
+        }
+        Arc::clone(&gathering.round)
+    }
+
+    /// Returns when all writes of the round are on the disk.
+    fn wait(&self, round: &Round) -> io::Result<()> {
+        let mut gathering = self.gathering();
+        loop {
+            if let Some(outcome) = round.get() {
+                return outcome.clone().map_err(|error| io::Error::new(error.kind(), error));
+            }
+            if gathering.syncing {
+                gathering = self.over.wait(gathering).unwrap_or_else(PoisonError::into_inner);
+                continue;
+            }
+            // No round is before this one, so it is the one that gathers.
+            let Gathering { round, files, .. } =
+                mem::replace(&mut *gathering, Gathering { syncing: true, ..Gathering::default() });
+            drop(gathering);
+            let outcome = files.iter().try_for_each(|file| file.sync_data()).map_err(Arc::new);
+            gathering = self.gathering();
+            gathering.syncing = false;
+            if outcome.is_err() {
+                // What was written meanwhile may have failed with it, and the system tells that only once.
+                let _ = mem::take(&mut *gathering).round.set(outcome.clone());
+            }
+            let _ = round.set(outcome);
+            self.over.notify_all();
+        }
+    }
+
+    fn gathering(&self) -> MutexGuard<'_, Gathering> {
+        self.gathering.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A write that may not be on the disk yet.
+#[cfg(feature = "client")]
+pub(crate) struct Unsynced {
+    sync: Arc<GroupSync>,
+    round: Round,
 }
 
 #[cfg(feature = "client")]
-impl GroupSync {
-    /// Takes note of a write to `file`. To be called in the order of the writes.
-    pub(crate) fn ticket(&self, file: Option<Arc<File>>) -> Option<u64> {
-        let file = file?;
-        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
-        *written = (written.0 + 1, Some(file));
-        Some(written.0)
-    }
-
-    /// Returns when the write with this ticket is on the disk.
-    pub(crate) fn wait(&self, ticket: u64) -> io::Result<()> {
-        let mut synced = self.synced.lock().unwrap_or_else(PoisonError::into_inner);
-        if *synced >= ticket {
-            return Ok(());
-        }
-        let (upto, file) = self.written.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(file) = file {
-            file.sync_data()?;
-        }
-        *synced = upto;
-        Ok(())
+impl Unsynced {
+    /// Returns when it is.
+    pub(crate) fn wait(&self) -> io::Result<()> {
+        self.sync.wait(&self.round)
     }
 }

@@ -21,6 +21,7 @@ pub(crate) enum Kind {
     Forbidden,
     Rejected { code: String, message: String },
     Send(String),
+    Untold(u64),
 }
 
 impl Error {
@@ -99,6 +100,7 @@ impl fmt::Display for Error {
             Kind::Config(message) | Kind::Send(message) => message,
             Kind::Unauthorized => "the collector does not know the username and key; events are kept",
             Kind::Forbidden => "the collector does not allow the key this; events are kept",
+            Kind::Untold(errors) => return write!(f, "{errors} more errors came while `on_error` was busy"),
             Kind::Rejected { code, message } => {
                 return write!(f, "the collector has refused an event: {message} ({code})");
             }

@@ -97,15 +97,15 @@ impl BatchId {
         Self(uuid::Builder::from_unix_timestamp_millis(self.made_at(), &bits).into_uuid())
     }
 
-    /// Whether `other` is the id of a part of this batch.
-    pub(crate) fn is_parent_of(self, other: Self) -> bool {
-        self.made_at() == other.made_at() && (0..=2).any(|number| self.child(number) == other)
-    }
-
     /// When the id was made, in milliseconds since the Unix epoch.
     pub(crate) fn made_at(self) -> u64 {
         self.0.as_u64_pair().0 >> 16
     }
+}
+
+/// Which of these are parts of another of them. A crash leaves a few such at most.
+pub(crate) fn parts(ids: impl Iterator<Item = BatchId>, is_there: impl Fn(BatchId) -> bool) -> Vec<BatchId> {
+    ids.flat_map(|whole| (0..=2).map(move |number| whole.child(number))).filter(|part| is_there(*part)).collect()
 }
 
 /// The finaliser of SplitMix64: every input bit reaches every output bit.

@@ -47,8 +47,8 @@ impl Losses {
         self.0.iter().sum()
     }
 
-    pub(crate) fn add(&mut self, reason: Reason, events: u32) {
-        self.0[reason as usize] += u64::from(events);
+    pub(crate) fn add(&mut self, reason: Reason, events: impl Into<u64>) {
+        self.0[reason as usize] += events.into();
     }
 
     pub(crate) fn merge(&mut self, other: &Self) {

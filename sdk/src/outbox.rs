@@ -27,11 +27,13 @@
 
 use crate::body;
 use crate::event::{Encoded, Event, InvalidEvent};
-use crate::id::{BatchId, EventId, Random};
+use crate::id::{BatchId, EventId, Random, parts};
 use crate::loss::{Losses, Reason};
 use crate::retry::Backoff;
-use crate::spool::Spool;
+use crate::spool::{Recovered, Spool};
 use core::fmt;
+#[cfg(feature = "client")]
+use std::collections::BTreeMap;
 
 /// In milliseconds.
 const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
@@ -168,8 +170,18 @@ pub struct Outbox<S, R> {
     spool: S,
     random: R,
     open: Option<Open>,
-    // A handful, and searched more often than moved: in the browser a `VecDeque` costs a kilobyte.
-    sealed: Vec<Sealed>,
+    /// Never tried, in the order in which they were sealed.
+    fresh: Queue,
+    /// Tried before, as they are or as parts of others. So all of them are older than what is fresh.
+    tried: Vec<Sealed>,
+    /// Where the search among the tried ones goes on. From their start each time, many would take for ever.
+    next: usize,
+    /// None of the tried ones is due before this.
+    due: u64,
+    /// None of the tried ones expires before this.
+    expiry: u64,
+    /// On their way: a handful.
+    flying: Vec<Sealed>,
     bytes: usize,
     /// Counts flushes.
     epoch: u32,
@@ -180,9 +192,11 @@ pub struct Outbox<S, R> {
     paused: Option<Pause>,
     /// Losses that no batch has reported yet.
     unreported: Losses,
-    /// What became of events, if anybody wants to know.
+    /// The events of which somebody wants to know what becomes of them: their places in a batch, and who.
     #[cfg(feature = "client")]
-    fates: Option<Vec<(EventId, Option<Reason>)>>,
+    watched: BTreeMap<BatchId, Vec<(u32, Watcher)>>,
+    #[cfg(feature = "client")]
+    fates: Vec<(Watcher, Fate)>,
     stats: Stats,
 }
 
@@ -201,7 +215,6 @@ struct Sealed {
     bytes: usize,
     attempts: u32,
     not_before: u64,
-    in_flight: bool,
     /// How often had been flushed when its events were pushed.
     epoch: u32,
     /// The losses this batch reports, to be reported anew if it is dropped.
@@ -214,9 +227,54 @@ type Part<'a> = (u8, &'a dyn Fn(u32) -> bool);
 impl Sealed {
     fn new(batch_id: BatchId, events: u32, bytes: usize) -> Self {
         let lost = Losses::default();
-        Self { batch_id, events, bytes, attempts: 0, not_before: 0, in_flight: false, epoch: 0, lost }
+        Self { batch_id, events, bytes, attempts: 0, not_before: 0, epoch: 0, lost }
+    }
+
+    fn adds_up(&self, accepted: u32, rejected: u32, retry: &[u32]) -> bool {
+        let answered = u64::from(accepted) + u64::from(rejected) + retry.len() as u64;
+        let distinct = retry.iter().enumerate().all(|(n, index)| *index < self.events && !retry[..n].contains(index));
+        answered == u64::from(self.events) && distinct
+    }
+
+    /// A batch from a future that far off was made by a wrong clock. It would outlive the collector's memory of it.
+    fn is_older(&self, age: u64, now: u64) -> bool {
+        self.batch_id.made_at().abs_diff(now) > age
     }
 }
+
+/// First in, first out, each at little cost however many there are. A `VecDeque` costs the browser a kilobyte.
+#[derive(Debug, Default)]
+struct Queue {
+    /// The last is the first to go.
+    front: Vec<Sealed>,
+    back: Vec<Sealed>,
+}
+
+impl Queue {
+    fn first(&self) -> Option<&Sealed> {
+        self.front.last().or(self.back.first())
+    }
+
+    fn push(&mut self, batch: Sealed) {
+        self.back.push(batch);
+    }
+
+    fn pop(&mut self) -> Option<Sealed> {
+        if self.front.is_empty() {
+            self.front = core::mem::take(&mut self.back);
+            self.front.reverse();
+        }
+        self.front.pop()
+    }
+}
+
+/// Whoever wants to know what becomes of an event, by a number of theirs.
+#[cfg(feature = "client")]
+pub(crate) type Watcher = u64;
+
+/// What became of an event: answered for by the collector, with its place in the batch, or dropped.
+#[cfg(feature = "client")]
+pub(crate) type Fate = Result<u32, Reason>;
 
 impl<S: Spool, R: Random> Outbox<S, R> {
     /// An outbox that goes on with whatever `spool` holds.
@@ -234,7 +292,12 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             spool,
             random,
             open: None,
-            sealed: Vec::new(),
+            fresh: Queue::default(),
+            tried: Vec::new(),
+            next: 0,
+            due: 0,
+            expiry: u64::MAX,
+            flying: Vec::new(),
             bytes: 0,
             epoch: 0,
             needs_poll: true,
@@ -243,22 +306,44 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             paused: None,
             unreported: Losses::default(),
             #[cfg(feature = "client")]
-            fates: None,
+            watched: BTreeMap::new(),
+            #[cfg(feature = "client")]
+            fates: Vec::new(),
             stats: Stats::default(),
         };
-        for segment in &found.segments {
+        outbox.take_over(found)?;
+        Ok(outbox)
+    }
+
+    /// Goes on with what others have left in the spool since, as far as there is room in the queue. Returns how many
+    /// events that is.
+    pub fn adopt(&mut self) -> Result<u64, S::Error> {
+        let before = self.stats.adopted;
+        let found = self.spool.adopt(self.config.queue_bytes.saturating_sub(self.bytes))?;
+        self.take_over(found)?;
+        Ok(self.stats.adopted - before)
+    }
+
+    fn take_over(&mut self, found: Recovered) -> Result<(), S::Error> {
+        let mut segments = found.segments;
+        segments.sort_unstable_by_key(|segment| segment.batch_id);
+        let parts = parts(segments.iter().map(|segment| segment.batch_id), |id| {
+            segments.binary_search_by_key(&id, |segment| segment.batch_id).is_ok()
+        });
+        for segment in &segments {
             // A part beside its whole was never sent: an earlier life died while it divided the batch.
-            if found.segments.iter().any(|whole| whole.batch_id.is_parent_of(segment.batch_id)) {
-                outbox.spool.remove(segment.batch_id)?;
+            if parts.contains(&segment.batch_id) {
+                self.spool.remove(segment.batch_id)?;
                 continue;
             }
-            outbox.stats.adopted += u64::from(segment.events);
-            outbox.stats.queued += u64::from(segment.events);
-            outbox.enqueue(Sealed::new(segment.batch_id, segment.events, segment.bytes));
+            self.stats.adopted += u64::from(segment.events);
+            self.stats.queued += u64::from(segment.events);
+            self.bytes += segment.bytes;
+            self.enqueue(Sealed::new(segment.batch_id, segment.events, segment.bytes));
         }
-        outbox.stats.adopted += u64::from(found.corrupt);
-        outbox.lose(Reason::Storage, found.corrupt);
-        Ok(outbox)
+        self.stats.adopted += u64::from(found.corrupt);
+        self.lose(Reason::Storage, found.corrupt);
+        Ok(())
     }
 
     /// Checks, stamps and stores an event. When this returns `Ok`, the event is in the spool.
@@ -270,6 +355,11 @@ impl<S: Spool, R: Random> Outbox<S, R> {
 
     /// Stores an event that has been encoded already, say by another thread.
     pub fn push_encoded(&mut self, now: u64, event: &Encoded) -> Result<(), PushError<S::Error>> {
+        self.store(now, event).map(|_| ())
+    }
+
+    /// Stores an event, and tells its batch and its place in that.
+    fn store(&mut self, now: u64, event: &Encoded) -> Result<(BatchId, u32), PushError<S::Error>> {
         self.stats.made += 1;
         let bytes = event.json.len() + 2;
         if !self.make_room(bytes) {
@@ -285,14 +375,17 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             self.seal();
             appended = self.append(now, &event.json);
         }
-        if let Err(error) = appended {
-            self.lose(Reason::Storage, 1);
-            return Err(PushError::Storage(error));
-        }
+        let place = match appended {
+            Ok(place) => place,
+            Err(error) => {
+                self.lose(Reason::Storage, 1);
+                return Err(PushError::Storage(error));
+            }
+        };
         if self.open.as_ref().is_some_and(|open| open.events as usize >= self.config.batch_events) {
             self.seal();
         }
-        Ok(())
+        Ok(place)
     }
 
     /// Seals what is open, whatever its size and age, so that the next [`poll`](Outbox::poll) may send it.
@@ -305,7 +398,8 @@ impl<S: Spool, R: Random> Outbox<S, R> {
 
     /// Whether everything pushed before that [`flush`](Outbox::flush) is delivered, rejected or dropped.
     pub fn is_settled(&self, mark: Mark) -> bool {
-        self.sealed.iter().all(|batch| batch.epoch >= mark.0)
+        // Of the fresh ones, the first is the oldest.
+        self.flying.iter().chain(&self.tried).chain(self.fresh.first()).all(|batch| batch.epoch >= mark.0)
     }
 
     /// Whether something has happened since the last [`poll`](Outbox::poll) that makes another worth
@@ -327,8 +421,9 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         self.expire(now);
         loop {
             match self.choose(now) {
-                Ok(at) => {
-                    if let Some(attempt) = self.attempt(at, now) {
+                Ok(batch) if batch.is_older(self.config.queue_age, now) => self.drop_batch(&batch, Reason::Expired),
+                Ok(batch) => {
+                    if let Some(attempt) = self.attempt(batch, now) {
                         return Next::Send(attempt);
                     }
                 }
@@ -340,47 +435,46 @@ impl<S: Spool, R: Random> Outbox<S, R> {
     /// Reports what came of the attempt to send `batch`. Returns what it settled.
     pub fn answer(&mut self, now: u64, batch: BatchId, answer: Answer<'_>) -> Settled {
         let before = self.stats;
-        let Some(at) = self.position(batch) else {
+        let Some(at) = self.flying.iter().position(|flying| flying.batch_id == batch) else {
             return Settled::default();
         };
-        self.sealed[at].in_flight = false;
+        let batch = self.flying.swap_remove(at);
         match answer {
-            Answer::Receipt { accepted, rejected, retry } if self.adds_up(at, accepted, rejected, retry) => {
+            Answer::Receipt { accepted, rejected, retry } if batch.adds_up(accepted, rejected, retry) => {
                 self.recovered();
-                let attempts = self.sealed[at].attempts + 1;
+                let attempts = batch.attempts + 1;
                 let not_before = now + self.config.backoff.delay(attempts, None, &mut self.random);
-                self.note(batch, |index| !retry.contains(&index), None);
+                self.note(batch.batch_id, |index| !retry.contains(&index), None);
                 if retry.is_empty() {
-                    self.forget(batch);
-                } else if !self.divide(at, attempts, not_before, &[(0, &|index| retry.contains(&index))]) {
-                    self.put_off(at, now, None);
+                    self.forget(&batch);
+                } else if !self.divide(&batch, attempts, not_before, &[(0, &|index| retry.contains(&index))]) {
+                    self.put_off(batch, now, None);
                     return Settled::default();
                 }
                 self.stats.delivered += u64::from(accepted);
                 self.stats.rejected += u64::from(rejected);
                 self.stats.queued -= u64::from(accepted) + u64::from(rejected);
             }
-            Answer::Status { status: 401, .. } => self.pause(at, now, Pause::Unauthorized),
-            Answer::Status { status: 403, .. } => self.pause(at, now, Pause::Forbidden),
+            Answer::Status { status: 401, .. } => self.pause(batch, now, Pause::Unauthorized),
+            Answer::Status { status: 403, .. } => self.pause(batch, now, Pause::Forbidden),
             Answer::Status { status: 413, .. } => {
                 self.recovered();
-                let Sealed { events, lost, .. } = self.sealed[at];
-                let half = events / 2;
-                if events <= 1 {
-                    self.drop_batch(at, Reason::TooLarge);
-                } else if self.divide(at, 0, 0, &[(1, &|index| index < half), (2, &|index| index >= half)]) {
-                    self.unreported.merge(&lost);
+                let half = batch.events / 2;
+                if half == 0 {
+                    self.drop_batch(&batch, Reason::TooLarge);
+                } else if self.divide(&batch, 1, 0, &[(1, &|index| index < half), (2, &|index| index >= half)]) {
+                    self.unreported.merge(&batch.lost);
                 } else {
-                    self.put_off(at, now, None);
+                    self.put_off(batch, now, None);
                 }
             }
             // Final, by the contract. Any other status may come from something on the way, so it is kept.
             Answer::Status { status: 400 | 415 | 422, .. } => {
                 self.recovered();
-                self.drop_batch(at, Reason::Refused);
+                self.drop_batch(&batch, Reason::Refused);
             }
-            Answer::Status { retry_after, .. } => self.put_off(at, now, retry_after),
-            Answer::Receipt { .. } | Answer::None => self.put_off(at, now, None),
+            Answer::Status { retry_after, .. } => self.put_off(batch, now, retry_after),
+            Answer::Receipt { .. } | Answer::None => self.put_off(batch, now, None),
         }
         Settled {
             delivered: self.stats.delivered - before.delivered,
@@ -392,7 +486,8 @@ impl<S: Spool, R: Random> Outbox<S, R> {
     /// Ends a pause or a rest at once: the credentials were replaced, the network is back.
     pub fn resume(&mut self) {
         self.recovered();
-        for batch in &mut self.sealed {
+        self.due = 0;
+        for batch in &mut self.tried {
             batch.not_before = 0;
         }
     }
@@ -412,18 +507,19 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         &mut self.spool
     }
 
-    /// The batches that are sealed and not yet settled, oldest first.
+    /// The batches that are on their way.
     pub fn batches(&self) -> impl Iterator<Item = BatchId> + '_ {
-        self.sealed.iter().map(|batch| batch.batch_id)
+        self.flying.iter().map(|batch| batch.batch_id)
     }
 
-    fn append(&mut self, now: u64, json: &str) -> Result<(), S::Error> {
-        if let Some(open) = &mut self.open {
+    fn append(&mut self, now: u64, json: &str) -> Result<(BatchId, u32), S::Error> {
+        let place = if let Some(open) = &mut self.open {
             let text = body::event(json, false);
             self.spool.append(open.batch_id, &text)?;
             open.events += 1;
             open.bytes += text.len();
             self.bytes += text.len();
+            (open.batch_id, open.events - 1)
         } else {
             let batch_id = BatchId::new(now, &mut self.random);
             let text = body::opening(batch_id, &self.config.sdk) + &body::event(json, true);
@@ -431,9 +527,10 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             self.bytes += text.len();
             self.needs_poll = true;
             self.open = Some(Open { batch_id, events: 1, bytes: text.len(), opened_at: now });
-        }
+            (batch_id, 0)
+        };
         self.stats.queued += 1;
-        Ok(())
+        Ok(place)
     }
 
     fn seal(&mut self) {
@@ -446,65 +543,69 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             self.unreported = core::mem::take(&mut lost);
             bytes = open.bytes;
         }
-        self.bytes -= open.bytes;
+        self.bytes += bytes - open.bytes;
         let epoch = self.epoch;
         self.enqueue(Sealed { epoch, lost, ..Sealed::new(open.batch_id, open.events, bytes) });
     }
 
     fn enqueue(&mut self, batch: Sealed) {
-        self.bytes += batch.bytes;
         self.needs_poll = true;
-        self.sealed.push(batch);
+        if batch.attempts == 0 {
+            self.fresh.push(batch);
+        } else {
+            self.due = self.due.min(batch.not_before);
+            self.expiry = self.expiry.min(batch.batch_id.made_at().saturating_add(self.config.queue_age));
+            self.tried.push(batch);
+        }
     }
 
-    /// The batch to send now, or else when there may be one.
-    fn choose(&self, now: u64) -> Result<usize, Option<u64>> {
-        let mut wake = self.open.as_ref().map(|open| open.opened_at + self.config.batch_age);
-        let resting = self.until(self.rest_until, now);
-        let flying = self.sealed.iter().filter(|batch| batch.in_flight).count();
+    /// Takes the batch to send now out of the queue, or else says when there may be one.
+    fn choose(&mut self, now: u64) -> Result<Sealed, Option<u64>> {
+        let sealing = self.open.as_ref().map(|open| open.opened_at + self.config.batch_age);
         // While the destination fails, one batch at a time finds out whether it still does.
         let most = if self.failures > 0 { 1 } else { self.config.in_flight };
-        let mut best: Option<(u32, usize)> = None;
-        if flying < most {
-            // A batch that keeps failing gives way to those that have not been tried as often.
-            for (at, batch) in self.sealed.iter().enumerate().filter(|(_, batch)| !batch.in_flight) {
-                match resting.or(self.until(batch.not_before, now)) {
-                    Some(then) => wake = Some(wake.map_or(then, |wake| wake.min(then))),
-                    None if best.is_none_or(|(attempts, _)| batch.attempts < attempts) => {
-                        best = Some((batch.attempts, at));
-                    }
-                    None => {}
-                }
-            }
+        if self.flying.len() >= most || self.fresh.first().or(self.tried.first()).is_none() {
+            return Err(sealing);
         }
-        best.map(|(_, at)| at).ok_or(wake)
+        let mut wake = self.until(self.rest_until, now);
+        if wake.is_none() {
+            // A batch that keeps failing gives way to those that were never tried.
+            if let Some(batch) = self.fresh.pop() {
+                return Ok(batch);
+            }
+            wake = self.until(self.due, now);
+        }
+        if wake.is_none() {
+            let (next, all) = (self.next.min(self.tried.len()), self.tried.len());
+            let is_due = |at: &usize| self.until(self.tried[*at].not_before, now).is_none();
+            if let Some(at) = (next..all).chain(0..next).find(is_due) {
+                self.next = at;
+                return Ok(self.tried.swap_remove(at));
+            }
+            self.due = self.tried.iter().map(|batch| batch.not_before).min().unwrap_or_default();
+            wake = Some(self.due);
+        }
+        Err(wake.map(|wake| sealing.map_or(wake, |sealing| wake.min(sealing))))
     }
 
-    fn attempt(&mut self, at: usize, now: u64) -> Option<Attempt> {
-        let Sealed { batch_id, events, .. } = self.sealed[at];
+    fn attempt(&mut self, batch: Sealed, now: u64) -> Option<Attempt> {
+        let Sealed { batch_id, events, .. } = batch;
         match self.spool.read(batch_id) {
             Ok(body) => {
-                self.sealed[at].in_flight = true;
+                self.flying.push(batch);
                 return Some(Attempt { batch_id, body, events });
             }
-            Err(error) if S::may_pass(&error) => self.put_off(at, now, None),
-            Err(_) => self.drop_batch(at, Reason::Storage),
+            Err(error) if S::may_pass(&error) => self.put_off(batch, now, None),
+            Err(_) => self.drop_batch(&batch, Reason::Storage),
         }
         None
-    }
-
-    fn adds_up(&self, at: usize, accepted: u32, rejected: u32, retry: &[u32]) -> bool {
-        let events = self.sealed[at].events;
-        let answered = u64::from(accepted) + u64::from(rejected) + retry.len() as u64;
-        let distinct = retry.iter().enumerate().all(|(n, index)| *index < events && !retry[..n].contains(index));
-        answered == u64::from(events) && distinct
     }
 
     /// Replaces the batch by parts of it. The parts are stored before the whole is removed, and sent only
     /// after: whoever finds both knows that no part was ever sent. `false` if the spool failed, and then
     /// all is as it was.
-    fn divide(&mut self, at: usize, attempts: u32, not_before: u64, parts: &[Part<'_>]) -> bool {
-        let Sealed { batch_id: parent, epoch, .. } = self.sealed[at];
+    fn divide(&mut self, batch: &Sealed, attempts: u32, not_before: u64, parts: &[Part<'_>]) -> bool {
+        let Sealed { batch_id: parent, epoch, .. } = *batch;
         let Ok(text) = self.spool.read(parent) else { return false };
         let closing = body::closing(&Losses::default());
         let mut children = Vec::new();
@@ -521,43 +622,42 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             }
             return false;
         }
-        self.unqueue(parent);
+        #[cfg(feature = "client")]
+        self.watch_parts(parent, parts);
+        self.bytes -= batch.bytes;
         for child in children {
+            self.bytes += child.bytes;
             self.enqueue(child);
         }
         true
     }
 
-    fn unqueue(&mut self, batch: BatchId) {
-        if let Some(at) = self.position(batch) {
-            self.bytes -= self.sealed.remove(at).bytes;
-        }
-    }
-
-    fn forget(&mut self, batch: BatchId) {
+    fn forget(&mut self, batch: &Sealed) {
         // If this fails, the batch is sent again by a later life, and the collector knows it.
-        let _ = self.spool.remove(batch);
-        self.unqueue(batch);
+        let _ = self.spool.remove(batch.batch_id);
+        self.bytes -= batch.bytes;
     }
 
-    fn drop_batch(&mut self, at: usize, reason: Reason) {
-        let Sealed { batch_id, events, lost, .. } = self.sealed[at];
-        self.unreported.merge(&lost);
-        self.stats.queued -= u64::from(events);
-        self.note(batch_id, |_| true, Some(reason));
-        self.lose(reason, events);
-        self.forget(batch_id);
+    fn drop_batch(&mut self, batch: &Sealed, reason: Reason) {
+        self.unreported.merge(&batch.lost);
+        self.stats.queued -= u64::from(batch.events);
+        self.note(batch.batch_id, |_| true, Some(reason));
+        self.lose(reason, batch.events);
+        self.forget(batch);
     }
 
-    /// Notes what became of some events of a batch, while its text is there.
+    /// Notes what became of some events of a batch.
     #[cfg(feature = "client")]
-    fn note(&mut self, batch: BatchId, which: impl Fn(u32) -> bool, fate: Option<Reason>) {
-        let Some(fates) = &mut self.fates else { return };
-        let text = self.spool.read(batch).unwrap_or_default();
-        for (index, event) in (0..).zip(body::events(&text)) {
-            if let (true, Some(id)) = (which(index), body::event_id(event)) {
-                fates.push((id, fate));
+    fn note(&mut self, batch: BatchId, which: impl Fn(u32) -> bool, dropped: Option<Reason>) {
+        let Some(mut watched) = self.watched.remove(&batch) else { return };
+        watched.retain(|(index, watcher)| {
+            if which(*index) {
+                self.fates.push((*watcher, dropped.map_or(Ok(*index), Err)));
             }
+            !which(*index)
+        });
+        if !watched.is_empty() {
+            self.watched.insert(batch, watched);
         }
     }
 
@@ -572,34 +672,49 @@ impl<S: Spool, R: Random> Outbox<S, R> {
 
     fn make_room(&mut self, bytes: usize) -> bool {
         while self.bytes + bytes > self.config.queue_bytes {
-            let Some(at) = self.sealed.iter().position(|batch| !batch.in_flight) else {
-                return false;
+            let tried = self.tried.iter().enumerate().min_by_key(|(_, batch)| batch.batch_id.made_at());
+            let oldest = match tried.map(|(at, _)| at) {
+                Some(at) => self.tried.swap_remove(at),
+                None => match self.fresh.pop() {
+                    Some(batch) => batch,
+                    None => return false,
+                },
             };
-            self.drop_batch(at, Reason::QueueFull);
+            self.drop_batch(&oldest, Reason::QueueFull);
         }
         true
     }
 
     fn expire(&mut self, now: u64) {
-        // A batch from a future that far off was made by a wrong clock. It would outlive the collector's
-        // memory of it.
         let age = self.config.queue_age;
-        let is_expired = |batch: &Sealed| !batch.in_flight && batch.batch_id.made_at().abs_diff(now) > age;
-        while let Some(at) = self.sealed.iter().position(is_expired) {
-            self.drop_batch(at, Reason::Expired);
+        while self.fresh.first().is_some_and(|batch| batch.is_older(age, now)) {
+            if let Some(batch) = self.fresh.pop() {
+                self.drop_batch(&batch, Reason::Expired);
+            }
+        }
+        if now > self.expiry {
+            self.expiry = u64::MAX;
+            for batch in core::mem::take(&mut self.tried) {
+                if batch.is_older(age, now) {
+                    self.drop_batch(&batch, Reason::Expired);
+                } else {
+                    self.enqueue(batch);
+                }
+            }
         }
     }
 
-    fn put_off(&mut self, at: usize, now: u64, retry_after: Option<u64>) {
-        let batch = &mut self.sealed[at];
+    fn put_off(&mut self, mut batch: Sealed, now: u64, retry_after: Option<u64>) {
         batch.attempts += 1;
         batch.not_before = now + self.config.backoff.delay(batch.attempts, retry_after, &mut self.random);
+        self.enqueue(batch);
         self.failures += 1;
         self.rest_until = now + self.config.backoff.delay(self.failures, retry_after, &mut self.random);
     }
 
-    fn pause(&mut self, at: usize, now: u64, pause: Pause) {
-        self.sealed[at].attempts += 1;
+    fn pause(&mut self, mut batch: Sealed, now: u64, pause: Pause) {
+        batch.attempts += 1;
+        self.enqueue(batch);
         self.failures += 1;
         self.paused = Some(pause);
         self.rest_until = now + self.config.pause;
@@ -618,25 +733,36 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         let longest = self.config.backoff.longest().max(self.config.pause);
         (then > now && then - now <= longest).then_some(then)
     }
-
-    fn position(&self, batch: BatchId) -> Option<usize> {
-        self.sealed.iter().position(|sealed| sealed.batch_id == batch)
-    }
 }
 
 #[cfg(feature = "client")]
 impl<S: Spool, R: Random> Outbox<S, R> {
-    /// Whether to note what becomes of each event.
-    pub(crate) fn note_fates(&mut self, wanted: bool) {
-        match wanted {
-            true => _ = self.fates.get_or_insert_default(),
-            false => self.fates = None,
-        }
+    /// As [`push_encoded`](Outbox::push_encoded), and notes for `watcher` what becomes of the event. That is kept in
+    /// memory, so it is known even if the spool cannot be read by then.
+    pub(crate) fn push_watched(
+        &mut self,
+        now: u64,
+        event: &Encoded,
+        watcher: Watcher,
+    ) -> Result<(), PushError<S::Error>> {
+        let (batch, index) = self.store(now, event)?;
+        self.watched.entry(batch).or_default().push((index, watcher));
+        Ok(())
     }
 
-    /// What has become of events since this was last asked: answered for by the collector, or dropped.
-    pub(crate) fn take_fates(&mut self) -> Vec<(EventId, Option<Reason>)> {
-        self.fates.as_mut().map(core::mem::take).unwrap_or_default()
+    /// What has become of watched events since this was last asked.
+    pub(crate) fn take_fates(&mut self) -> Vec<(Watcher, Fate)> {
+        core::mem::take(&mut self.fates)
+    }
+
+    /// Finds the watched events of a batch again in its parts.
+    fn watch_parts(&mut self, parent: BatchId, parts: &[Part<'_>]) {
+        for (index, watcher) in self.watched.remove(&parent).unwrap_or_default() {
+            if let Some((number, keep)) = parts.iter().find(|(_, keep)| keep(index)) {
+                let place = (0..index).filter(|before| keep(*before)).count() as u32;
+                self.watched.entry(parent.child(*number)).or_default().push((place, watcher));
+            }
+        }
     }
 }
 

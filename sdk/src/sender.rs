@@ -8,6 +8,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -53,6 +54,10 @@ impl Sender {
         let url = Url::parse(&url).map_err(|error| Error::config("the endpoint is no URL").because(error))?;
         if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
             return Err(Error::config("the endpoint must be an http or https URL without credentials"));
+        }
+        #[cfg(not(feature = "rustls"))]
+        if url.scheme() == "https" && builder.http.is_none() {
+            return Err(Error::config("https needs the feature `rustls`, or an HTTP client of your own"));
         }
         let http = match &builder.http {
             Some(http) => http.clone(),
@@ -129,7 +134,9 @@ impl Sender {
         }
         match receipt(response).await {
             // Whatever answers for another batch, or says nothing we know, is not the collector.
-            Ok(Some(receipt)) if receipt.batch_id == attempt.batch_id => Outcome::Receipt(receipt),
+            Ok(Some(receipt)) if receipt.batch_id == attempt.batch_id && adds_up(&receipt, attempt.events) => {
+                Outcome::Receipt(receipt)
+            }
             Ok(_) => {
                 Outcome::Failed(Error::new(Kind::Send("what answered is not a collector; the batch is kept".into())))
             }
@@ -149,9 +156,21 @@ async fn receipt(mut response: reqwest::Response) -> Result<Option<Receipt>, req
     Ok(serde_json::from_slice(&body).ok())
 }
 
+/// Whether it says one thing, and one only, of each of so many events.
+fn adds_up(receipt: &Receipt, events: u32) -> bool {
+    let rejected = receipt.rejected.iter().map(|rejected| rejected.index);
+    let named: HashSet<u32> = rejected.chain(receipt.retry.iter().copied()).filter(|index| *index < events).collect();
+    let all = receipt.rejected.len() + receipt.retry.len();
+    named.len() == all && u64::from(receipt.accepted) + all as u64 == u64::from(events)
+}
+
 fn basic(username: &str, key: &str) -> Result<HeaderValue, Error> {
     if username.contains(':') {
         return Err(Error::config("a username has no colon"));
+    }
+    // The end of the line, say, that the key was read from.
+    if username.chars().chain(key.chars()).any(char::is_control) {
+        return Err(Error::config("a username and a key have no control characters"));
     }
     let mut header = HeaderValue::try_from(format!("Basic {}", STANDARD.encode(format!("{username}:{key}"))))
         .map_err(|error| Error::config("the username or the key cannot be sent").because(error))?;
@@ -206,5 +225,17 @@ mod gzip {
         pub(super) fn give_up(&self) {
             self.above.store(usize::MAX, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(all(test, not(feature = "rustls")))]
+mod tests {
+    use crate::Client;
+
+    #[test]
+    fn https_without_tls_is_refused_at_once() {
+        let builder = || Client::builder("https://collect.shop.example", "shop", "key");
+        assert!(builder().build().unwrap_err().is_config());
+        builder().http_client(reqwest::Client::new()).build().unwrap();
     }
 }

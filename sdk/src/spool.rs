@@ -4,6 +4,7 @@ use crate::body;
 use crate::id::BatchId;
 use crate::loss::Losses;
 use core::convert::Infallible;
+use std::collections::BTreeMap;
 
 /// Storage for batches, one segment a batch.
 ///
@@ -36,15 +37,21 @@ pub trait Spool {
     /// Forgets the segment.
     fn remove(&mut self, batch: BatchId) -> Result<(), Self::Error>;
 
-    /// What an earlier life left behind, oldest first: all of it sealed now.
+    /// What an earlier life left behind: all of it sealed now.
     fn recover(&mut self) -> Result<Recovered, Self::Error>;
+
+    /// What others have left behind since, as [`recover`](Spool::recover): about `room` bytes of it at most, and the
+    /// rest another time.
+    fn adopt(&mut self, _room: usize) -> Result<Recovered, Self::Error> {
+        Ok(Recovered::default())
+    }
 }
 
 /// What was there before this outbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Recovered {
-    /// Segments to go on with, oldest first.
+    /// Segments to go on with.
     pub segments: Vec<Segment>,
     /// Events in segments that cannot be trusted any more, as far as they can be counted.
     pub corrupt: u32,
@@ -64,8 +71,7 @@ pub struct Segment {
 /// A spool in memory: it survives nothing, and is never at fault.
 #[derive(Debug, Default)]
 pub struct MemorySpool {
-    // Few and short-lived, so a search from the newest end beats a map, in code size too.
-    segments: Vec<(BatchId, String)>,
+    segments: BTreeMap<BatchId, String>,
 }
 
 impl MemorySpool {
@@ -77,17 +83,13 @@ impl MemorySpool {
     /// Whether the segment is here.
     #[cfg(feature = "spool")]
     pub(crate) fn holds(&self, batch: BatchId) -> bool {
-        self.position(batch).is_some()
+        self.segments.contains_key(&batch)
     }
 
     /// How many events it holds.
     #[cfg(feature = "client")]
     pub(crate) fn events(&self) -> u64 {
-        self.segments.iter().map(|(_, text)| body::events(text).count() as u64).sum()
-    }
-
-    fn position(&self, batch: BatchId) -> Option<usize> {
-        self.segments.iter().rposition(|(id, _)| *id == batch)
+        self.segments.values().map(|text| body::events(text).count() as u64).sum()
     }
 }
 
@@ -95,10 +97,7 @@ impl Spool for MemorySpool {
     type Error = Infallible;
 
     fn append(&mut self, batch: BatchId, text: &str) -> Result<(), Infallible> {
-        match self.position(batch) {
-            Some(at) => self.segments[at].1.push_str(text),
-            None => self.segments.push((batch, text.into())),
-        }
+        self.segments.entry(batch).or_default().push_str(text);
         Ok(())
     }
 
@@ -106,25 +105,23 @@ impl Spool for MemorySpool {
         self.append(batch, text)?;
         // It grows no more, and what it had grown by was half of it. In the browser the code is dearer.
         #[cfg(feature = "client")]
-        if let Some(at) = self.position(batch) {
-            self.segments[at].1.shrink_to_fit();
+        if let Some(text) = self.segments.get_mut(&batch) {
+            text.shrink_to_fit();
         }
         Ok(())
     }
 
     fn read(&mut self, batch: BatchId) -> Result<String, Infallible> {
-        Ok(self.position(batch).map(|at| self.segments[at].1.clone()).unwrap_or_default())
+        Ok(self.segments.get(&batch).cloned().unwrap_or_default())
     }
 
     fn remove(&mut self, batch: BatchId) -> Result<(), Infallible> {
-        if let Some(at) = self.position(batch) {
-            self.segments.remove(at);
-        }
+        self.segments.remove(&batch);
         Ok(())
     }
 
     fn recover(&mut self) -> Result<Recovered, Infallible> {
-        let segment = |(batch_id, text): &mut (BatchId, String)| {
+        let segment = |(batch_id, text): (&BatchId, &mut String)| {
             if !body::is_closed(text) {
                 text.push_str(&body::closing(&Losses::default()));
             }

@@ -1,14 +1,12 @@
 //! Where a client's events are: in memory, or in a directory.
 
 #[cfg(feature = "spool")]
-use crate::directory::{DirectorySpool, Durability};
+use crate::directory::{DirectorySpool, Durability, Unsynced};
 use crate::id::BatchId;
 use crate::spool::{MemorySpool, Recovered, Spool};
 use std::io;
 #[cfg(feature = "spool")]
 use std::path::Path;
-#[cfg(feature = "spool")]
-use std::{fs::File, sync::Arc};
 
 #[derive(Debug)]
 pub(crate) enum Storage {
@@ -36,10 +34,9 @@ impl Storage {
         }
     }
 
-    /// The file to sync so that everything appended until now survives power loss, if that is wanted and
-    /// not so already.
+    /// What to wait for so that the last append survives power loss, if that is wanted.
     #[cfg(feature = "spool")]
-    pub(crate) fn unsynced(&self) -> Option<Arc<File>> {
+    pub(crate) fn unsynced(&self) -> Option<Unsynced> {
         match self {
             Self::Memory(_) => None,
             Self::Directory(directory) => directory.unsynced(),

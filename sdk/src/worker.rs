@@ -9,8 +9,9 @@ use crate::sender::{Outcome, Sender};
 use crate::storage::Storage;
 use crate::wire::Rejected;
 use reqwest::header::HeaderValue;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -101,7 +102,7 @@ impl Worker {
                         let mark = self.shared.state().outbox.flush();
                         self.flushes.push(Flush { mark, deadline, reply });
                     }
-                    Some(Command::Stop { done: reply }) => done = Some(reply),
+                    Some(Command::Stop { patience, done: reply }) => done = Some((patience, reply)),
                     None => {
                         self.shared.state().outbox.flush();
                         end = Some(Instant::now() + DROP_GRACE);
@@ -111,8 +112,10 @@ impl Worker {
             }
         }
         drop(flying);
+        self.notice();
         self.end();
-        if let Some(done) = done {
+        if let Some((patience, done)) = done {
+            self.hooks.wait(patience);
             done();
         }
     }
@@ -196,28 +199,26 @@ impl Worker {
         }
     }
 
+    /// Tells those who wait what became of their events. `rejected` is of the batch that was just answered.
     fn tell_fates(&self, rejected: &[Rejected]) {
         let mut told = Vec::new();
         let mut state = self.shared.state();
-        for (event, reason) in state.outbox.take_fates() {
-            if let Some(then) = state.waiting.remove(&event) {
-                let refused = rejected.iter().find(|rejected| rejected.event_id == Some(event));
-                let fate = match (reason, refused) {
-                    (Some(reason), _) => Fate::Dropped(reason),
-                    (None, Some(Rejected { code, message, .. })) => {
+        for (watcher, fate) in state.outbox.take_fates() {
+            let Some(then) = state.waiting.remove(&watcher) else { continue };
+            let outcome = match fate {
+                Err(reason) => Fate::Dropped(reason),
+                Ok(index) => match rejected.iter().find(|rejected| rejected.index == index) {
+                    Some(Rejected { code, message, .. }) => {
                         Fate::Rejected { code: code.clone(), message: message.clone() }
                     }
-                    (None, None) => Fate::Delivered,
-                };
-                told.push((then, fate));
-            }
-        }
-        if state.waiting.is_empty() {
-            state.outbox.note_fates(false);
+                    None => Fate::Delivered,
+                },
+            };
+            told.push((then, outcome));
         }
         drop(state);
-        for (then, fate) in told {
-            then(Ok(fate));
+        for (then, outcome) in told {
+            then(Ok(outcome));
         }
     }
 
@@ -246,51 +247,126 @@ async fn sleep_until(then: Option<Instant>) {
 /// The service's own functions, called from a thread of their own: they may take their time, wait for the
 /// client or panic, and the worker goes on.
 struct Hooks {
-    queue: Option<std::sync::mpsc::SyncSender<News>>,
+    board: Option<Arc<Board>>,
 }
 
-enum News {
-    Loss(Reason, u64),
-    Error(Error),
+/// What hooks have still to be told.
+#[derive(Default)]
+struct Board {
+    news: Mutex<News>,
+    changed: Condvar,
 }
 
-/// News that may wait for a slow hook. What comes on top is only logged.
-const NEWS: usize = 256;
+#[derive(Default)]
+struct News {
+    losses: Losses,
+    errors: Vec<Error>,
+    /// How many errors came on top.
+    untold: u64,
+    /// Whether hooks are being called.
+    busy: bool,
+    /// Whether nothing more will come.
+    over: bool,
+}
+
+/// Errors that may wait for a slow hook. What comes on top is logged and counted.
+const ERRORS: usize = 256;
+
+thread_local! {
+    static IS_HOOK: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this is called by a hook.
+pub(crate) fn is_hook() -> bool {
+    IS_HOOK.get()
+}
 
 impl Hooks {
     fn start(on_loss: Option<OnLoss>, on_error: Option<OnError>) -> std::io::Result<Self> {
         if on_loss.is_none() && on_error.is_none() {
-            return Ok(Self { queue: None });
+            return Ok(Self { board: None });
         }
-        let (queue, news) = std::sync::mpsc::sync_channel(NEWS);
+        let board = Arc::new(Board::default());
+        let shared = Arc::clone(&board);
         std::thread::Builder::new().name("tallymark-hooks".into()).spawn(move || {
-            for news in news {
-                let called = catch_unwind(AssertUnwindSafe(|| match (&news, &on_loss, &on_error) {
-                    (News::Loss(reason, events), Some(hook), _) => hook(*reason, *events),
-                    (News::Error(error), _, Some(hook)) => hook(error),
-                    _ => {}
-                }));
-                if called.is_err() {
-                    tracing::error!("a hook panicked");
+            IS_HOOK.set(true);
+            while let Some(News { losses, mut errors, untold, .. }) = shared.next() {
+                if untold > 0 {
+                    errors.push(Error::new(Kind::Untold(untold)));
+                }
+                if let Some(hook) = &on_loss {
+                    for reason in Reason::ALL.into_iter().filter(|reason| losses.of(*reason) > 0) {
+                        call(|| hook(reason, losses.of(reason)));
+                    }
+                }
+                if let Some(hook) = &on_error {
+                    errors.iter().for_each(|error| call(|| hook(error)));
                 }
             }
         })?;
-        Ok(Self { queue: Some(queue) })
+        Ok(Self { board: Some(board) })
     }
 
     fn loss(&self, reason: Reason, events: u64) {
-        self.tell(News::Loss(reason, events));
+        self.tell(|news| news.losses.add(reason, events));
     }
 
     fn error(&self, error: Error) {
         let cause = std::error::Error::source(&error).map(ToString::to_string);
         tracing::debug!(%error, cause, "something went wrong");
-        self.tell(News::Error(error));
+        self.tell(|news| match news.errors.len() {
+            ERRORS.. => news.untold += 1,
+            _ => news.errors.push(error),
+        });
     }
 
-    fn tell(&self, news: News) {
-        if let Some(queue) = &self.queue {
-            let _ = queue.try_send(news);
+    fn tell(&self, write: impl FnOnce(&mut News)) {
+        if let Some(board) = &self.board {
+            write(&mut board.news());
+            board.changed.notify_all();
         }
+    }
+
+    /// Returns when the hooks know everything, or when the time is over.
+    fn wait(&self, patience: Duration) {
+        if let Some(board) = &self.board {
+            let _ = board.changed.wait_timeout_while(board.news(), patience, |news| news.busy || news.is_any());
+        }
+    }
+}
+
+impl Drop for Hooks {
+    fn drop(&mut self) {
+        self.tell(|news| news.over = true);
+    }
+}
+
+impl Board {
+    fn news(&self) -> MutexGuard<'_, News> {
+        self.news.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for news, and takes all there are. `None` when it is over.
+    fn next(&self) -> Option<News> {
+        let mut news = self.news();
+        news.busy = false;
+        self.changed.notify_all();
+        let quiet = self.changed.wait_while(news, |news| !news.is_any() && !news.over);
+        news = quiet.unwrap_or_else(PoisonError::into_inner);
+        let next = News { busy: true, over: news.over, ..News::default() };
+        let next = std::mem::replace(&mut *news, next);
+        next.is_any().then_some(next)
+    }
+}
+
+impl News {
+    fn is_any(&self) -> bool {
+        self.losses.total() > 0 || !self.errors.is_empty()
+    }
+}
+
+fn call(hook: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(hook)).is_err() {
+        tracing::error!("a hook panicked");
     }
 }

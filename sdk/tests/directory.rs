@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use tallymark::outbox::{Answer, Next};
 use tallymark::{BatchId, DirectorySpool, Durability, Event, MemorySpool, Outbox, Spool};
 
 const NOW: u64 = 1_763_673_600_000;
@@ -323,6 +324,31 @@ fn a_batch_that_is_safe_on_disk_is_not_divided_into_memory() {
     }
     spool.append(id(1), &opening(id(1))).unwrap();
     spool.append(id(2), &(opening(id(2)) + "\n]}")).unwrap_err();
+}
+
+#[test]
+fn a_part_is_never_adopted_beside_its_whole() {
+    let folder = Folder::new();
+    let mut outbox = Outbox::new(tallymark::outbox::Config::default(), open(&folder), rand::random::<u64>).unwrap();
+    for _ in 0..2 {
+        outbox.push(NOW, &Event::custom("n")).unwrap();
+    }
+    outbox.flush();
+    let Next::Send(attempt) = outbox.poll(NOW) else { panic!("nothing to send") };
+    let path = folder.files("batch").remove(0);
+    let whole = fs::read(&path).unwrap();
+    outbox.answer(NOW, attempt.batch_id, Answer::Status { status: 413, retry_after: None });
+    assert_eq!(folder.files("batch").len(), 2);
+    // As if it had died just before it removed the whole.
+    drop(outbox);
+    fs::write(&path, whole).unwrap();
+    // Already while it is adopted, for another that comes between may find some of the files only.
+    let spool = open(&folder);
+    let left = folder.files("batch");
+    assert_eq!((left.len(), left[0].file_name()), (1, path.file_name()));
+    drop(spool);
+    let outbox = Outbox::new(tallymark::outbox::Config::default(), open(&folder), rand::random::<u64>).unwrap();
+    assert_eq!(outbox.stats().adopted, 2);
 }
 
 #[test]

@@ -154,15 +154,79 @@ fn hooks_may_panic_block_and_call_the_client() {
         client.track(Event::custom("another")).unwrap();
         assert!(client.flush(PATIENCE).is_complete(), "round {round}");
     }
-    // The hook blocks now, for ever, and more is lost than waits for a hook.
+    // The hook blocks now, for ever.
     for _ in 0..300 {
         client.track(Event::custom("poison")).unwrap();
         client.flush(PATIENCE);
     }
     client.track(Event::custom("the last")).unwrap();
-    let report = client.shutdown(PATIENCE);
+    let report = client.flush(PATIENCE);
     assert!(report.is_complete());
     assert_eq!((report.stats.delivered, report.stats.dropped.total()), (5, 303));
+    assert!(client.shutdown(Duration::from_millis(20)).is_complete());
+}
+
+#[test]
+fn a_slow_hook_is_told_everything_before_a_shutdown_returns() {
+    const MORE: usize = 400;
+    let collector = Collector::start(|_| Act::Status(413, None));
+    let lost = Arc::new(AtomicUsize::new(0));
+    let errors: Arc<Mutex<Vec<String>>> = Arc::default();
+    let released = Arc::new(AtomicBool::new(false));
+    let (counted, told, held) = (Arc::clone(&lost), Arc::clone(&errors), Arc::clone(&released));
+    let client = builder(&collector.endpoint())
+        .on_loss(move |_, events| _ = counted.fetch_add(events as usize, Ordering::Relaxed))
+        .on_error(move |error| {
+            told.lock().unwrap().push(error.to_string());
+            wait_until("the hook may go on", || held.load(Ordering::Relaxed));
+        })
+        .build_blocking()
+        .unwrap();
+    let lose = || {
+        client.track(Event::custom("n")).unwrap();
+        assert!(client.flush(PATIENCE).is_complete());
+    };
+    lose();
+    wait_until("the hook is called", || !errors.lock().unwrap().is_empty());
+    (0..MORE).for_each(|_| lose());
+    released.store(true, Ordering::Relaxed);
+    client.shutdown(PATIENCE);
+    assert_eq!(lost.load(Ordering::Relaxed), 1 + MORE);
+    let errors = errors.lock().unwrap();
+    let untold = 1 + MORE - (errors.len() - 1);
+    assert_eq!(*errors.last().unwrap(), format!("{untold} more errors came while `on_error` was busy"));
+    assert!(errors.len() > 200);
+}
+
+#[test]
+fn a_hook_may_shut_its_client_down() {
+    let collector = Collector::start(|_| Act::Status(413, None));
+    let own: Arc<OnceLock<blocking::Client>> = Arc::default();
+    let done = Arc::new(AtomicBool::new(false));
+    let (cell, told) = (Arc::clone(&own), Arc::clone(&done));
+    let client = builder(&collector.endpoint())
+        .on_loss(move |_, _| {
+            assert!(cell.wait().shutdown(Duration::MAX).is_complete());
+            told.store(true, Ordering::Relaxed);
+        })
+        .build_blocking()
+        .unwrap();
+    own.set(client.clone()).unwrap();
+    client.track(Event::custom("n")).unwrap();
+    wait_until("the hook has shut it down", || done.load(Ordering::Relaxed));
+    assert!(client.track(Event::custom("n")).unwrap_err().is_closed());
+}
+
+#[test]
+fn a_receipt_that_does_not_add_up_is_told_and_the_batch_is_kept() {
+    for (retry, rejected) in [(vec![1], vec![]), (vec![0, 0], vec![]), (vec![0], vec![0])] {
+        let collector = Collector::start(move |_| Act::Partly { retry: retry.clone(), rejected: rejected.clone() });
+        let heard = Heard::default();
+        let client = heard.listen(builder(&collector.endpoint())).build().unwrap();
+        client.track(Event::custom("n")).unwrap();
+        heard.expect_error("send");
+        assert_eq!(client.stats().queued, 1);
+    }
 }
 
 #[test]
@@ -221,6 +285,60 @@ async fn a_confirmation_says_what_became_of_the_event() {
     assert!(stuck.unwrap_err().is_closed());
     assert_eq!((report.stats.queued, report.in_memory(), report.on_disk()), (1, 1, 0));
     assert!(confirm("late").await.unwrap_err().is_closed());
+}
+
+#[tokio::test]
+async fn each_confirmation_is_about_its_own_event() {
+    let all_tracked = Arc::new(AtomicBool::new(false));
+    let held = Arc::clone(&all_tracked);
+    let collector = Collector::start(move |request| match request.number {
+        0 => {
+            wait_until("all are tracked", || held.load(Ordering::Relaxed));
+            Act::Take
+        }
+        // Of four together the second is refused, and the first and the last go again. Then that last one is refused.
+        1 => Act::Partly { retry: vec![0, 3], rejected: vec![1] },
+        _ => Act::Partly { retry: Vec::new(), rejected: vec![1] },
+    });
+    let client = builder(&collector.endpoint()).batch_age(PATIENCE).timeout(PATIENCE).build().unwrap();
+    // All under one id, which is theirs to choose.
+    let id = EventId::new(1, &mut rand::random::<u64>);
+    let confirm = async || match client.track_confirmed(Custom::new("n").event_id(id)).await.unwrap() {
+        Outcome::Delivered => "delivered",
+        Outcome::Rejected { .. } => "rejected",
+        other => panic!("{other:?}"),
+    };
+    let others = async {
+        once("the first is on its way", || collector.ledger.requests() > 0).await;
+        tokio::join!(confirm(), confirm(), confirm(), confirm(), async {
+            once("all are tracked", || client.stats().made == 5).await;
+            all_tracked.store(true, Ordering::Relaxed);
+        })
+    };
+    let (first, others) = tokio::join!(confirm(), others);
+    assert_eq!(first, "delivered");
+    assert_eq!(others, ("delivered", "rejected", "delivered", "rejected", ()));
+}
+
+#[test]
+fn a_confirmation_comes_also_when_the_spool_cannot_be_read() {
+    for (sent, expected) in [(true, Outcome::Delivered), (false, Outcome::Dropped(Reason::Storage))] {
+        let gone = Arc::new(AtomicBool::new(false));
+        let held = Arc::clone(&gone);
+        let collector = Collector::start(move |_| {
+            wait_until("the files are gone", || held.load(Ordering::Relaxed));
+            if sent { Act::Take } else { Act::Status(503, None) }
+        });
+        let folder = Folder::new();
+        let client = builder(&collector.endpoint()).timeout(PATIENCE).spool(&folder.0).build_blocking().unwrap();
+        std::thread::scope(|scope| {
+            let confirmation = scope.spawn(|| client.track_confirmed(Event::custom("n")).unwrap());
+            wait_until("it is on its way", || collector.ledger.requests() > 0);
+            std::fs::remove_dir_all(&folder.0).unwrap();
+            gone.store(true, Ordering::Relaxed);
+            assert_eq!(confirmation.join().unwrap(), expected);
+        });
+    }
 }
 
 #[tokio::test]
@@ -498,5 +616,15 @@ fn large_bodies_are_compressed_and_sent_plain_where_that_is_not_taken() {
         let expected: &[bool] = if takes_gzip { &[false, true, true] } else { &[false, true, false, false] };
         assert_eq!(*seen.lock().unwrap(), expected);
         assert_eq!(collector.ledger.counted().len(), 3);
+    }
+}
+
+#[test]
+fn a_key_that_cannot_be_right_is_refused_at_once() {
+    let client = Client::builder("http://127.0.0.1:9", "shop", "key").build().unwrap();
+    assert!(client.set_key("with the end of its line\n").unwrap_err().is_config());
+    client.set_key("käse").unwrap();
+    for (username, key) in [("shop", "key\n"), ("shop\0", "key"), ("sh:op", "key")] {
+        assert!(Client::builder("http://127.0.0.1:9", username, key).build().unwrap_err().is_config());
     }
 }

@@ -450,3 +450,67 @@ fn the_oldest_batch_goes_when_the_queue_is_full_or_too_old() {
     assert_eq!(stats.dropped.of(Reason::Expired), 100 - full);
     assert_eq!(stats.queued, 0);
 }
+
+#[test]
+fn a_long_queue_drains_in_order_and_what_failed_comes_last() {
+    const BATCHES: u64 = 100_000;
+    let mut config = config();
+    config.batch_events = 1;
+    let mut outbox = Outbox::new(config, MemorySpool::new(), rand::random::<u64>).unwrap();
+    for n in 0..BATCHES {
+        outbox.push(START + n / 100, &Event::custom(format!("{n}."))).unwrap();
+    }
+    let (mut now, mut sent, mut failed) = (START + BATCHES, Vec::new(), 0);
+    for _ in 0..2 * BATCHES {
+        let attempt = match outbox.poll(now) {
+            Next::Send(attempt) => attempt,
+            Next::WaitUntil(then) => {
+                now = then;
+                continue;
+            }
+            Next::Idle => break,
+        };
+        let name = attempt.body.split("\"name\":\"").nth(1).unwrap();
+        sent.push(name[..name.find('.').unwrap()].parse::<u64>().unwrap());
+        let answer = match failed {
+            0..20 => Answer::Status { status: 503, retry_after: None },
+            _ => Answer::Receipt { accepted: 1, rejected: 0, retry: &[] },
+        };
+        failed += 1;
+        outbox.answer(now, attempt.batch_id, answer);
+    }
+    let again = sent.split_off(BATCHES as usize);
+    assert!(sent.into_iter().eq(0..BATCHES));
+    assert_eq!(again.into_iter().collect::<BTreeSet<_>>(), (0..20).collect());
+    assert_eq!((outbox.stats().delivered, outbox.stats().queued), (BATCHES, 0));
+}
+
+#[test]
+fn what_was_tried_goes_first_when_the_queue_is_full_and_expires_in_its_turn() {
+    let mut config = config();
+    config.batch_events = 1;
+    config.queue_bytes = 10_000;
+    let week = config.queue_age;
+    let mut outbox = Outbox::new(config, MemorySpool::new(), rand::random::<u64>).unwrap();
+    let mut now = START;
+    let mut tried = Vec::new();
+    for _ in 0..2 {
+        outbox.push(now, &Event::custom("n")).unwrap();
+        let Next::Send(attempt) = outbox.poll(now) else { panic!("nothing to send") };
+        tried.push(attempt.batch_id);
+        outbox.answer(now, attempt.batch_id, Answer::None);
+        now += 60_000;
+    }
+    while outbox.stats().dropped.total() == 0 {
+        outbox.push(now, &Event::custom("n")).unwrap();
+        now += 60_000;
+    }
+    let is_left = tried.iter().map(|batch| !outbox.spool_mut().read(*batch).unwrap().is_empty());
+    assert!(is_left.eq([false, true]));
+    // The second is a minute younger than the first, and older than the rest.
+    outbox.poll(START + 60_000 + week);
+    assert_eq!(outbox.stats().dropped.of(Reason::Expired), 0);
+    outbox.poll(START + 60_001 + week);
+    assert_eq!(outbox.stats().dropped.of(Reason::Expired), 1);
+    assert!(outbox.spool_mut().read(tried[1]).unwrap().is_empty());
+}

@@ -131,7 +131,8 @@ impl Ledger {
             let event_id = event["event_id"].as_str().and_then(EventId::parse);
             if rejected.contains(&index) {
                 let (code, message) = ("name_too_long".into(), "`name` is too long".into());
-                receipt.rejected.push(Rejected { index, event_id, code, message });
+                // Its index is what counts: some events have no id that can be read.
+                receipt.rejected.push(Rejected { index, event_id: None, code, message });
             } else if !receipt.retry.contains(&index) {
                 receipt.accepted += 1;
                 match event_id {
