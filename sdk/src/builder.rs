@@ -30,7 +30,9 @@ pub struct Builder {
     #[cfg(feature = "gzip")]
     pub(crate) gzip_above: Option<usize>,
     #[cfg(feature = "spool")]
-    pub(crate) spool: Option<(PathBuf, Durability)>,
+    pub(crate) spool: Option<PathBuf>,
+    #[cfg(feature = "spool")]
+    pub(crate) durability: Durability,
     pub(crate) on_loss: Option<OnLoss>,
     pub(crate) on_error: Option<OnError>,
 }
@@ -59,28 +61,27 @@ impl Builder {
             gzip_above: None,
             #[cfg(feature = "spool")]
             spool: None,
+            #[cfg(feature = "spool")]
+            durability: Durability::default(),
             on_loss: None,
             on_error: None,
         }
     }
 
     /// Keeps events in files below `directory` until they are delivered, so that they outlive the process.
-    /// Several processes may use one directory; what a dead one has left there, the next one to start
-    /// delivers. Without this, events are held in memory.
+    /// Several processes may use one directory; what a dead one has left there, another delivers: the next to
+    /// start, or within about a minute one that runs. Without this, events are held in memory.
     #[cfg(feature = "spool")]
     pub fn spool(mut self, directory: impl Into<PathBuf>) -> Self {
-        let durability = self.spool.take().map(|(_, durability)| durability).unwrap_or_default();
-        self.spool = Some((directory.into(), durability));
+        self.spool = Some(directory.into());
         self
     }
 
-    /// What events survive once they are tracked. Default [`Durability::Process`]. Needs a
-    /// [`spool`](Builder::spool), which is to be set first.
+    /// What events survive once they are tracked. Default [`Durability::Process`]. It is about a
+    /// [`spool`](Builder::spool); without one, events survive nothing.
     #[cfg(feature = "spool")]
     pub fn durability(mut self, durability: Durability) -> Self {
-        if let Some((_, chosen)) = &mut self.spool {
-            *chosen = durability;
-        }
+        self.durability = durability;
         self
     }
 
@@ -134,13 +135,15 @@ impl Builder {
         self
     }
 
-    /// Sends with this HTTP client, for a proxy or certificates of your own. Turn its redirects off.
+    /// Sends with this HTTP client, for a proxy or certificates of your own. Turn its redirects off: one would carry
+    /// events to somewhere else. What answers there is not believed, and the batch is kept.
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.http = Some(client);
         self
     }
 
-    /// Adds a header to every request.
+    /// Sends this header with every request. Of the same name, the last one holds; the client's own, such as the
+    /// credentials, cannot be replaced.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.insert(name, value);
         self
@@ -155,7 +158,8 @@ impl Builder {
 
     /// Called when events were dropped, with the reason and how many. It has a thread of its own, so it may
     /// take its time, and call the client; a panic in it is caught. What is dropped while it is busy is told
-    /// afterwards, in one call for each reason, so the numbers always add up to those in [`Stats`](crate::Stats).
+    /// afterwards, in one call for each reason, so in the end the numbers add up to those in [`Stats`](crate::Stats). A
+    /// [`shutdown`](Client::shutdown) waits for that in what is left of its time.
     pub fn on_loss(mut self, hook: impl Fn(Reason, u64) + Send + 'static) -> Self {
         self.on_loss = Some(Box::new(hook));
         self
@@ -173,9 +177,10 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// If the endpoint is no plain `http` or `https` URL, if it is `https` and there is neither the feature `rustls` nor
-    /// an [`http_client`](Builder::http_client) for it, if the username has a colon, if it or the key has a control
-    /// character, such as a line's end, or if the spool's directory cannot be used.
+    /// If the endpoint is no `http` or `https` URL, or has credentials, a query or a fragment, if it is `https` and there
+    /// is neither the feature `rustls` nor an [`http_client`](Builder::http_client) for it, if the username has a colon,
+    /// if it or the key has a control character, such as a line's end, if the spool's directory cannot be used, or if
+    /// the system gives no thread or no random numbers.
     pub fn build(self) -> Result<Client, Error> {
         let sender = Sender::new(&self)?;
         worker::start(self, sender)

@@ -3,22 +3,25 @@
 use crate::builder::Builder;
 use crate::error::{Error, Kind};
 use crate::event::{Encoded, Event};
-use crate::id::EventId;
+use crate::id::{self, EventId};
 use crate::loss::Reason;
 use crate::outbox::{Outbox, PushError, Stats, Watcher};
 use crate::sender::{Sender, milliseconds, wall_clock};
 use crate::storage::Storage;
 use crate::worker;
+use rand::TryRng;
+use rand::rngs::{SysError, SysRng};
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
 
 /// Tracks events and delivers them in the background. Clones are cheap and share one queue.
 ///
-/// It works in a thread of its own and needs no runtime. When the last clone is dropped, what is queued is
+/// It works in a thread of its own, needs no runtime, and belongs to the process that built it: after a fork, build one
+/// in each child. When the last clone is dropped, what is queued is
 /// sent for a few seconds more, if the process lives that long; what is in a spool's directory is safe
 /// either way. To know what became of it, use [`shutdown`](Client::shutdown).
 ///
@@ -49,11 +52,11 @@ enum Inner {
 
 /// What the clones of a live client share. The worker has only [`Shared`], so it notices when they are gone.
 pub(crate) struct Handle {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) commands: mpsc::UnboundedSender<Command>,
+    shared: Arc<Shared>,
+    commands: mpsc::UnboundedSender<Command>,
+    /// The process that has the worker.
+    process: u32,
 }
-
-pub(crate) type Random = fn() -> u64;
 
 /// Longer than a process lives: a year.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
@@ -61,6 +64,8 @@ const FOREVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// What clients and the worker share.
 pub(crate) struct Shared {
     state: Mutex<State>,
+    /// For the ids of events, which are made without waiting for the state.
+    ids: Generator,
     pub(crate) sender: Sender,
     pub(crate) clock: Clock,
 }
@@ -68,10 +73,14 @@ pub(crate) struct Shared {
 type Then = Box<dyn FnOnce(Result<Outcome, Error>) + Send>;
 
 pub(crate) struct State {
-    pub(crate) outbox: Outbox<Storage, Random>,
+    pub(crate) outbox: Outbox<Storage, Generator>,
     /// Who waits for the fate of an event, by a number: several may wait for events of the same id.
     pub(crate) waiting: HashMap<Watcher, Then>,
     watchers: Watcher,
+    /// Whether a poll was asked for and has not begun. Another would only pile up before a worker that is held up.
+    pub(crate) asked: bool,
+    /// Send what there is as soon as nothing is on its way.
+    pub(crate) hurry: bool,
     pub(crate) closed: bool,
     /// The events that were in memory when the worker ended.
     pub(crate) forgotten: Option<u64>,
@@ -81,8 +90,6 @@ pub(crate) struct State {
 pub(crate) enum Command {
     /// Look at the outbox: there is something to do.
     Poll,
-    /// Send what there is as soon as nothing is on its way.
-    Hurry,
     /// Send what there is, and say when all that was tracked before is answered for.
     Flush { deadline: Instant, reply: Box<dyn FnOnce(bool) + Send> },
     /// End, and say so when the hooks have been told everything, or when that takes too long.
@@ -90,6 +97,7 @@ pub(crate) enum Command {
 }
 
 /// What became of one event; see [`Client::track_confirmed`].
+#[must_use = "it may not have been delivered"]
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -173,14 +181,16 @@ impl Client {
     /// # Errors
     ///
     /// If the event breaks a limit, if the queue is full of batches on their way, if neither the spool nor
-    /// memory takes it, or after a shutdown.
+    /// memory takes it, after a shutdown, or in a process that was forked from the client's.
     pub fn track(&self, event: impl Into<Event>) -> Result<EventId, Error> {
         let event = event.into();
-        let encoded = event.encode(wall_clock(), &mut rand::random::<u64>)?;
-        match &self.inner {
-            Inner::Live(handle) => handle.push(&encoded, None)?,
-            Inner::Recording(recording) => recording.add(event),
-            Inner::Disabled => {}
+        if let Inner::Live(handle) = &self.inner {
+            return handle.push(&event, None);
+        }
+        // Nobody keeps these ids, so it does not matter if for once the system has no random bits.
+        let encoded = event.encode(wall_clock(), &mut || SysRng.try_next_u64().unwrap_or_default())?;
+        if let Inner::Recording(recording) = &self.inner {
+            recording.add(event);
         }
         Ok(encoded.event_id)
     }
@@ -210,10 +220,7 @@ impl Client {
             then(Ok(Outcome::Delivered));
             return Ok(());
         };
-        let encoded = event.into().encode(wall_clock(), &mut rand::random::<u64>)?;
-        handle.push(&encoded, Some(Box::new(then)))?;
-        handle.command(Command::Hurry);
-        Ok(())
+        handle.push(&event.into(), Some(Box::new(then))).map(|_| ())
     }
 
     /// Sends what is queued, and waits until all that was tracked before is answered for, or until
@@ -242,12 +249,13 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// If the key has a control character, such as the end of the line that it was read from. Whether it is the
-    /// right one, only the collector can say.
+    /// If the key has a control character, such as the end of the line that it was read from, or in a process that was
+    /// forked from the client's. Whether it is the right one, only the collector can say.
     pub fn set_key(&self, key: &str) -> Result<(), Error> {
         if let Inner::Live(handle) = &self.inner {
-            let mut state = handle.shared.state();
-            handle.shared.sender.set_key(key)?;
+            let shared = handle.shared().ok_or_else(Error::closed)?;
+            let mut state = shared.state();
+            shared.sender.set_key(key)?;
             state.outbox.resume();
             drop(state);
             handle.command(Command::Poll);
@@ -257,31 +265,31 @@ impl Client {
 
     /// Where every event has gone so far.
     pub fn stats(&self) -> Stats {
-        match &self.inner {
-            Inner::Live(handle) => handle.shared.state().outbox.stats(),
-            Inner::Recording(_) | Inner::Disabled => Stats::default(),
-        }
+        self.shared().map(|shared| shared.state().outbox.stats()).unwrap_or_default()
     }
 
     pub(crate) fn close(&self) {
-        if let Inner::Live(handle) = &self.inner {
-            handle.shared.state().closed = true;
+        if let Some(shared) = self.shared() {
+            shared.state().closed = true;
         }
     }
 
     pub(crate) fn ask_to_flush(&self, timeout: Duration, reply: impl FnOnce(bool) + Send + 'static) {
         match &self.inner {
-            Inner::Live(handle) => {
+            Inner::Live(handle) if handle.is_here() => {
                 let now = Instant::now();
                 let deadline = now.checked_add(timeout).unwrap_or(now + FOREVER);
                 handle.command(Command::Flush { deadline, reply: Box::new(reply) });
             }
+            Inner::Live(_) => reply(false),
             Inner::Recording(_) | Inner::Disabled => reply(true),
         }
     }
 
     pub(crate) fn ask_to_stop(&self, patience: Duration, done: impl FnOnce() + Send + 'static) {
-        if let Inner::Live(handle) = &self.inner {
+        if let Inner::Live(handle) = &self.inner
+            && handle.is_here()
+        {
             // A hook would wait for itself.
             let patience = if worker::is_hook() { Duration::ZERO } else { patience };
             handle.command(Command::Stop { patience, done: Box::new(done) });
@@ -289,9 +297,16 @@ impl Client {
     }
 
     pub(crate) fn report(&self, complete: bool) -> Report {
+        match self.shared() {
+            Some(shared) => shared.state().report(complete),
+            None => Report { complete, ..Report::default() },
+        }
+    }
+
+    fn shared(&self) -> Option<&Shared> {
         match &self.inner {
-            Inner::Live(handle) => handle.shared.state().report(complete),
-            Inner::Recording(_) | Inner::Disabled => Report { complete, ..Report::default() },
+            Inner::Live(handle) => handle.shared(),
+            Inner::Recording(_) | Inner::Disabled => None,
         }
     }
 }
@@ -303,19 +318,35 @@ impl fmt::Debug for Client {
 }
 
 impl Handle {
-    /// Stores an event, for somebody who may want to know what becomes of it.
-    fn push(&self, encoded: &Encoded, then: Option<Then>) -> Result<(), Error> {
-        let shared = &self.shared;
+    pub(crate) fn new(shared: Arc<Shared>, commands: mpsc::UnboundedSender<Command>) -> Self {
+        Self { shared, commands, process: std::process::id() }
+    }
+
+    /// Whether this is the process that built the client. One forked from it has a copy without the worker, in which
+    /// a lock may be held for ever, and whose files are the other's.
+    fn is_here(&self) -> bool {
+        self.process == std::process::id()
+    }
+
+    fn shared(&self) -> Option<&Shared> {
+        self.is_here().then_some(&self.shared)
+    }
+
+    /// Stores an event, for somebody who may want to know soon what becomes of it.
+    fn push(&self, event: &Event, then: Option<Then>) -> Result<EventId, Error> {
+        let shared = self.shared().ok_or_else(Error::closed)?;
+        let encoded = event.encode(wall_clock(), &mut || shared.random())?;
         let mut state = shared.state();
         if state.closed {
             return Err(Error::closed());
         }
-        let pushed = state.push(shared.clock.now(), encoded, then);
-        let needs_poll = state.outbox.needs_poll();
+        let pushed = state.push(shared.clock.now(), &encoded, then);
+        let ask = !state.asked && (state.hurry || state.outbox.needs_poll());
+        state.asked |= ask;
         #[cfg(feature = "spool")]
         let unsynced = pushed.as_ref().ok().and_then(|()| state.outbox.spool().unsynced());
         drop(state);
-        if needs_poll {
+        if ask {
             self.command(Command::Poll);
         }
         #[cfg(feature = "spool")]
@@ -326,7 +357,8 @@ impl Handle {
             PushError::Invalid(invalid) => invalid.into(),
             PushError::QueueFull => Error::new(Kind::QueueFull),
             PushError::Storage(error) => Error::new(Kind::Storage).because(error),
-        })
+        })?;
+        Ok(encoded.event_id)
     }
 
     fn command(&self, command: Command) {
@@ -336,9 +368,21 @@ impl Handle {
 }
 
 impl Shared {
-    pub(crate) fn new(outbox: Outbox<Storage, Random>, sender: Sender, clock: Clock) -> Self {
-        let state = State { outbox, waiting: HashMap::new(), watchers: 0, closed: false, forgotten: None };
-        Self { state: Mutex::new(state), sender, clock }
+    pub(crate) fn new(outbox: Outbox<Storage, Generator>, ids: Generator, sender: Sender) -> Self {
+        let state = State {
+            outbox,
+            waiting: HashMap::new(),
+            watchers: 0,
+            asked: false,
+            hurry: false,
+            closed: false,
+            forgotten: None,
+        };
+        Self { state: Mutex::new(state), ids, sender, clock: Clock::start() }
+    }
+
+    fn random(&self) -> u64 {
+        self.ids.next()
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
@@ -353,14 +397,25 @@ impl State {
         self.outbox.push_watched(now, encoded, self.watchers)?;
         self.waiting.insert(self.watchers, then);
         self.watchers += 1;
+        self.hurry = true;
         Ok(())
     }
 
     pub(crate) fn report(&self, complete: bool) -> Report {
         let stats = self.outbox.stats();
-        let volatile = self.forgotten.unwrap_or_else(|| self.outbox.spool().volatile());
+        let volatile = self.forgotten.unwrap_or_else(|| self.volatile());
         // After a shutdown nobody answers a flush, and yet nothing may be left.
         Report { stats, complete: complete || stats.queued == 0, volatile }
+    }
+
+    /// How many of the queued events end with the process.
+    pub(crate) fn volatile(&self) -> u64 {
+        match self.outbox.spool() {
+            // All of them. To count them one by one would hold up whoever tracks meanwhile.
+            Storage::Memory(_) => self.outbox.stats().queued,
+            #[cfg(feature = "spool")]
+            directory => directory.volatile(),
+        }
     }
 }
 
@@ -377,6 +432,30 @@ impl Clock {
 
     pub(crate) fn now(&self) -> u64 {
         self.wall + milliseconds(self.start.elapsed())
+    }
+}
+
+/// Where ids and delays get their random bits: a counter, mixed well, whose start and key are the operating system's.
+/// It is the client's own: a thread's generator would be gone while the thread ends, and the same in processes that were
+/// forked from one. Threads share it without waiting for each other.
+pub(crate) struct Generator {
+    counter: AtomicU64,
+    key: u64,
+}
+
+impl Generator {
+    pub(crate) fn seeded() -> Result<Self, SysError> {
+        Ok(Self { counter: SysRng.try_next_u64()?.into(), key: SysRng.try_next_u64()? })
+    }
+
+    fn next(&self) -> u64 {
+        id::mix(self.counter.fetch_add(1, Ordering::Relaxed)) ^ self.key
+    }
+}
+
+impl id::Random for Generator {
+    fn random(&mut self) -> u64 {
+        self.next()
     }
 }
 
@@ -397,28 +476,75 @@ impl Recording {
     }
 }
 
-#[cfg(all(test, unix, feature = "spool"))]
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::blocking;
+    use crate::outbox::Config;
+
+    /// A client whose worker is held up for ever, and what it has been asked.
+    fn without_worker() -> (Client, mpsc::UnboundedReceiver<Command>) {
+        let builder = Client::builder("http://127.0.0.1:9", "shop", "key");
+        let generator = || Generator::seeded().unwrap();
+        let outbox = Outbox::new(Config::default(), Storage::memory(), generator()).unwrap();
+        let (commands, asked) = mpsc::unbounded_channel();
+        let shared = Shared::new(outbox, generator(), Sender::new(&builder).unwrap());
+        (Client::live(Handle::new(Arc::new(shared), commands)), asked)
+    }
 
     #[test]
+    fn in_a_forked_process_it_takes_nothing_and_waits_for_nobody() {
+        let (client, mut asked) = without_worker();
+        let Inner::Live(handle) = &client.inner else { panic!("not live") };
+        let (shared, commands, process) = (Arc::clone(&handle.shared), handle.commands.clone(), handle.process ^ 1);
+        // As if another thread had held the lock when the process was forked. It is not there to let go of it.
+        let _state = handle.shared.state();
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let forked = blocking::Client::from(Client::live(Handle { shared, commands, process }));
+            assert!(forked.track(Event::custom("n")).unwrap_err().is_closed());
+            assert!(forked.track_confirmed(Event::custom("n")).unwrap_err().is_closed());
+            assert!(forked.set_key("other").unwrap_err().is_closed());
+            assert!(!forked.flush(FOREVER).is_complete());
+            assert!(!forked.shutdown(FOREVER).is_complete());
+            assert_eq!(forked.stats(), Stats::default());
+            done.send(()).unwrap();
+        });
+        is_done.recv_timeout(Duration::from_secs(30)).unwrap();
+        assert!(asked.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_worker_that_is_held_up_is_asked_once() {
+        let (client, mut asked) = without_worker();
+        let events = |number| (0..number).for_each(|_| _ = client.track(Event::custom("n")).unwrap());
+        events(1_000);
+        assert_eq!(asked.len(), 1);
+        assert!(matches!(asked.try_recv(), Ok(Command::Poll)));
+        client.shared().unwrap().state().asked = false;
+        events(1_000);
+        assert_eq!(asked.len(), 1);
+    }
+
+    #[test]
+    #[cfg(all(unix, feature = "spool"))]
     fn an_event_whose_sync_fails_is_not_accepted_also_if_it_fills_its_batch() {
         let folder = std::env::temp_dir().join(format!("tallymark-sync-{:016x}", rand::random::<u64>()));
         let client = Client::builder("http://127.0.0.1:9", "shop", "key")
-            .spool(&folder)
+            // Which of the two is said first makes no difference.
             .durability(crate::Durability::Power)
+            .spool(&folder)
             .batch_age(Duration::MAX)
             .batch_events(3)
             .build()
             .unwrap();
-        let Inner::Live(handle) = &client.inner else { panic!("not live") };
-        client.track(Event::custom("synced")).unwrap();
-        match handle.shared.state().outbox.spool_mut() {
-            Storage::Directory(directory) => directory.break_syncs(),
-            Storage::Memory(_) => panic!("not in a directory"),
-        }
-        for place in ["in the middle", "the last"] {
-            let error = client.track(Event::custom(place)).unwrap_err();
+        for (synced, place) in [(1, "in the middle"), (2, "the last")] {
+            (0..synced).for_each(|_| _ = client.track(Event::custom("synced")).unwrap());
+            match client.shared().unwrap().state().outbox.spool_mut() {
+                Storage::Directory(directory) => directory.break_syncs(),
+                Storage::Memory(_) => panic!("not in a directory"),
+            }
+            let error = client.track(Event::custom(place)).map(|_| place).unwrap_err();
             assert!(error.is_storage(), "{place}: {error}");
         }
         client.track(Event::custom("in the next batch")).unwrap();

@@ -12,20 +12,24 @@
 //! A segment begins with a header of eight bytes, the last of which is the format's version, and goes on
 //! with frames: length (4 bytes, little-endian), CRC-32 of the text (the same), text. The frames' texts
 //! joined are the body of the batch. There is no index that could get out of step: the files are the
-//! truth. A torn last frame was never acknowledged to anybody, and is cut off.
+//! truth. A torn last frame was never acknowledged to anybody, and is cut off; what is damaged otherwise goes to
+//! `corrupt/`.
 
 use crate::body;
 use crate::id::{BatchId, parts};
 use crate::loss::Losses;
 use crate::spool::{MemorySpool, Recovered, Segment, Spool};
+use rand::TryRng;
+use rand::rngs::SysRng;
 use std::collections::HashSet;
 use std::convert::Infallible;
 use std::ffi::OsStr;
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::mem;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::UNIX_EPOCH;
 
 const HEADER: &[u8; 8] = b"tallymk\x01";
 /// A frame is never longer: an event, or a whole batch that was divided.
@@ -35,6 +39,8 @@ const SEALED: &str = "batch";
 const LOCK: &str = "lock";
 const CORRUPT: &str = "corrupt";
 const LANE: &str = "lane-";
+/// As many segments are taken over in one go: whoever tracks waits for it.
+const AT_ONCE: usize = 16;
 
 /// What an event survives once [`track`](crate::Client::track) has returned.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -62,6 +68,13 @@ pub struct DirectorySpool {
     /// Segments that the disk would not take.
     overflow: MemorySpool,
     trouble: Option<io::Error>,
+    /// Other lanes still to be looked at, the oldest last.
+    others: Vec<PathBuf>,
+    /// The one that is being emptied.
+    estate: Option<Estate>,
+    /// What is here already and was not told, because of an error on the way.
+    untold: Recovered,
+    most_room: usize,
     sync: Arc<GroupSync>,
     /// The round of the last append, if it has to be synced.
     #[cfg(feature = "client")]
@@ -72,38 +85,52 @@ pub struct DirectorySpool {
 #[derive(Debug)]
 struct Open {
     batch_id: BatchId,
-    file: Arc<File>,
+    file: Arc<Written>,
     bytes: u64,
 }
 
+/// The lane of a process that is gone.
+#[derive(Debug)]
+struct Estate {
+    lane: PathBuf,
+    /// Held until it is empty, or until there is no more room for it here.
+    _lock: File,
+    /// The oldest last.
+    segments: Vec<(PathBuf, BatchId)>,
+}
+
 impl DirectorySpool {
-    /// Opens the spool in `root`, which is made if there is none: takes a lane of its own, and adopts what
-    /// is in lanes whose process is gone.
+    /// Opens the spool in `root`, which is made if there is none, and takes a lane of its own. What is in lanes
+    /// whose process is gone comes with [`Outbox::adopt`](crate::Outbox::adopt).
     ///
     /// # Errors
     ///
-    /// If the directory cannot be used, or if it holds segments of a version that is not known here.
+    /// If the directory cannot be used.
     pub fn open(root: &Path, durability: Durability) -> io::Result<Self> {
-        fs::create_dir_all(root)?;
-        let (lane, lock) = claim(root)?;
+        // The process may go elsewhere.
+        let root = std::path::absolute(root)?;
+        fs::create_dir_all(&root)?;
+        let (lane, lock) = claim(&root)?;
         if durability == Durability::Power {
-            sync_folder(root)?;
+            sync_folder(&root)?;
         }
-        let spool = Self {
-            root: root.into(),
+        Ok(Self {
+            root,
             lane,
             _lock: lock,
             durability,
             open: Vec::new(),
             overflow: MemorySpool::new(),
             trouble: None,
+            others: Vec::new(),
+            estate: None,
+            untold: Recovered::default(),
+            most_room: 0,
             sync: Arc::default(),
             #[cfg(feature = "client")]
             round: None,
             frame: Vec::new(),
-        };
-        spool.adopt()?;
-        Ok(spool)
+        })
     }
 
     /// How many events are held in memory because the disk would not take them.
@@ -112,7 +139,7 @@ impl DirectorySpool {
         self.overflow.events()
     }
 
-    /// Why the disk did not take what is now held in memory, since this was last asked.
+    /// What was wrong with the disk or with a segment, since this was last asked.
     #[cfg(feature = "client")]
     pub(crate) fn take_trouble(&mut self) -> Option<io::Error> {
         self.trouble.take()
@@ -129,46 +156,74 @@ impl DirectorySpool {
     pub(crate) fn break_syncs(&mut self) {
         for open in &mut self.open {
             // It takes whatever is written, and cannot be synced.
-            open.file = Arc::new(OpenOptions::new().write(true).open("/dev/null").unwrap());
+            open.file = Written::new(OpenOptions::new().write(true).open("/dev/null").unwrap());
         }
     }
 
-    /// Moves the segments of abandoned lanes here. Each one moves whole, so a crash on the way harms none.
-    fn adopt(&self) -> io::Result<()> {
+    /// The lanes besides this one.
+    fn other_lanes(&self) -> io::Result<Vec<PathBuf>> {
+        let mut lanes = Vec::new();
         for entry in fs::read_dir(&self.root)? {
             let path = entry?.path();
             let is_lane = path.file_name().and_then(OsStr::to_str).is_some_and(|name| name.starts_with(LANE));
-            if !is_lane || path == self.lane {
-                continue;
+            if is_lane && path != self.lane {
+                lanes.push(path);
             }
-            // Gone in the meantime, or in use: somebody else's.
-            let Ok(lock) = File::options().read(true).write(true).open(path.join(LOCK)) else { continue };
-            if lock.try_lock().is_err() {
-                continue;
-            }
-            let mut found = segments(&path)?;
-            // First the parts beside their whole go, which were never sent. If this process died before it had moved
-            // them all, two others could otherwise adopt a part and its whole apart, and send both.
-            let batches: HashSet<_> = found.iter().map(|(_, batch)| *batch).collect();
-            let parts = parts(batches.iter().copied(), |batch| batches.contains(&batch));
-            for (from, _) in found.extract_if(.., |(_, batch)| parts.contains(batch)) {
-                fs::remove_file(from)?;
-            }
-            if self.durability == Durability::Power && !parts.is_empty() {
-                sync_folder(&path)?;
-            }
-            for (from, _) in found {
-                if let Some(name) = from.file_name() {
-                    fs::rename(&from, self.lane.join(name))?;
-                }
-            }
-            if self.durability == Durability::Power {
-                sync_folder(&self.lane)?;
-            }
-            let _ = fs::remove_file(path.join(LOCK));
-            let _ = fs::remove_dir(&path);
         }
-        Ok(())
+        // Their names begin with the time they were made.
+        lanes.sort_unstable_by(|one, other| other.cmp(one));
+        Ok(lanes)
+    }
+
+    /// Takes hold of a lane, unless it is somebody's.
+    fn enter(&self, lane: PathBuf) -> io::Result<Option<Estate>> {
+        let lock = match File::options().read(true).write(true).open(lane.join(LOCK)) {
+            Ok(lock) => lock,
+            // Just being made, or just removed.
+            Err(error) if error.kind() == ErrorKind::NotFound && segments(&lane)?.is_empty() => return Ok(None),
+            Err(error) => {
+                return Err(io::Error::other(format!(
+                    "nobody can tell whether {} is in use, for its file `{LOCK}` cannot be opened: {error}",
+                    lane.display()
+                )));
+            }
+        };
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let mut segments = segments(&lane)?;
+        // First the parts beside their whole go, which were never sent. Otherwise two could take over a part and its
+        // whole apart, and send both.
+        let batches: HashSet<_> = segments.iter().map(|(_, batch)| *batch).collect();
+        let parts = parts(batches.iter().copied(), |batch| batches.contains(&batch));
+        for (path, _) in segments.extract_if(.., |(_, batch)| parts.contains(batch)) {
+            fs::remove_file(path)?;
+        }
+        if self.durability == Durability::Power && !parts.is_empty() {
+            sync_folder(&lane)?;
+        }
+        segments.sort_unstable_by(|(_, one), (_, other)| other.cmp(one));
+        Ok(Some(Estate { lane, _lock: lock, segments }))
+    }
+
+    /// Takes over one segment, or else looks at the next lane. `false` when there is none.
+    fn take_over_next(&mut self) -> io::Result<bool> {
+        let Some(estate) = &mut self.estate else {
+            let Some(lane) = self.others.pop() else { return Ok(false) };
+            self.estate = self.enter(lane)?;
+            return Ok(true);
+        };
+        if let Some((path, batch)) = estate.segments.pop() {
+            self.restore(&path, batch)?;
+        } else if let Some(estate) = self.estate.take()
+            && segments(&estate.lane)?.is_empty()
+        {
+            let _ = fs::remove_file(estate.lane.join(LOCK));
+            let _ = fs::remove_dir(&estate.lane);
+        }
+        Ok(true)
     }
 
     fn path(&self, batch: BatchId, extension: &str) -> PathBuf {
@@ -189,7 +244,8 @@ impl DirectorySpool {
     fn create(&mut self, batch: BatchId, text: &str) -> io::Result<()> {
         let path = self.path(batch, OPEN);
         self.frame(text, true);
-        let mut file = OpenOptions::new().append(true).create_new(true).open(&path)?;
+        // Reading is for the case that it loses its name.
+        let mut file = OpenOptions::new().read(true).append(true).create_new(true).open(&path)?;
         let written = file.write_all(&self.frame).and_then(|()| match self.durability {
             Durability::Process => Ok(()),
             Durability::Power => sync_folder(&self.lane),
@@ -197,7 +253,7 @@ impl DirectorySpool {
         if written.is_err() {
             let _ = fs::remove_file(path);
         } else {
-            self.open.push(Open { batch_id: batch, file: Arc::new(file), bytes: self.frame.len() as u64 });
+            self.open.push(Open { batch_id: batch, file: Written::new(file), bytes: self.frame.len() as u64 });
         }
         written
     }
@@ -209,9 +265,10 @@ impl DirectorySpool {
     fn extend(&mut self, at: usize, text: &str) -> io::Result<()> {
         self.frame(text, false);
         let open = &mut self.open[at];
-        if let Err(error) = (&*open.file).write_all(&self.frame) {
+        open.file.check()?;
+        if let Err(error) = (&open.file.file).write_all(&self.frame) {
             // Half a frame must not stay in front of the next one.
-            let _ = open.file.set_len(open.bytes);
+            let _ = open.file.file.set_len(open.bytes);
             return Err(error);
         }
         open.bytes += self.frame.len() as u64;
@@ -228,57 +285,107 @@ impl DirectorySpool {
     #[expect(clippy::needless_pass_by_ref_mut, clippy::unused_self, reason = "the same call with and without")]
     fn appended(&mut self, _: usize) {}
 
-    fn quarantine(&self, path: &Path) -> io::Result<()> {
-        let corrupt = self.root.join(CORRUPT);
-        fs::create_dir_all(&corrupt)?;
-        match path.file_name() {
-            Some(name) => fs::rename(path, corrupt.join(name)),
-            None => Ok(()),
+    /// Holds in memory what is in a file that has no name any more.
+    fn rescue(&mut self, batch: BatchId, mut file: &File) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        file.seek(SeekFrom::Start(0))?;
+        file.read_to_end(&mut bytes)?;
+        let Ok(Content { mut text, .. }) = parse(&bytes) else { return Err(ErrorKind::InvalidData.into()) };
+        let is_closed = body::is_closed(&text);
+        if !is_closed {
+            text.push_str(&body::closing(&Losses::default()));
         }
+        kept(self.overflow.append(batch, &text))?;
+        if is_closed { Ok(()) } else { Err(ErrorKind::NotFound.into()) }
     }
 
-    /// Looks at one segment of an earlier life, and makes it whole.
-    fn restore(&mut self, path: &Path, batch_id: BatchId, recovered: &mut Recovered) -> io::Result<()> {
-        let bytes = fs::read(path)?;
+    /// The place in `corrupt/` for this file.
+    fn aside(&self, path: &Path) -> io::Result<PathBuf> {
+        let corrupt = self.root.join(CORRUPT);
+        fs::create_dir_all(&corrupt)?;
+        Ok(corrupt.join(path.file_name().unwrap_or_default()))
+    }
+
+    fn quarantine(&self, path: &Path) -> io::Result<()> {
+        fs::rename(path, self.aside(path)?)
+    }
+
+    /// As many events of an earlier life are lost with this file.
+    fn lost(&mut self, path: &Path, events: u32, why: &str) {
+        self.untold.corrupt += events;
+        self.trouble = Some(io::Error::new(
+            ErrorKind::InvalidData,
+            format!("{} {why}: it is in {CORRUPT}/ now, and {events} events are lost", path.display()),
+        ));
+    }
+
+    /// Looks at one segment of an earlier life, makes it whole, and moves it here.
+    fn restore(&mut self, path: &Path, batch_id: BatchId) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        if let Err(error) = File::open(path)?.read_to_end(&mut bytes) {
+            self.quarantine(path)?;
+            self.lost(path, events_in(&bytes).max(1), &format!("cannot be read ({error})"));
+            return Ok(());
+        }
         let mut content = match parse(&bytes) {
             Ok(content) => content,
             Err(Damage::Version(version)) => {
-                return Err(io::Error::other(format!(
-                    "{} is of version {version}, and this program knows version {}: use the program that wrote it, \
-                     or move the file away",
-                    path.display(),
-                    HEADER[7]
-                )));
+                return Err(io::Error::new(
+                    ErrorKind::Unsupported,
+                    format!(
+                        "{} is of version {version}, and this program knows version {}: use the program that wrote \
+                         it, or move the file away",
+                        path.display(),
+                        HEADER[7]
+                    ),
+                ));
             }
             Err(Damage::NoSegment) => Content::default(),
         };
         let is_sealed = path.extension() == Some(OsStr::new(SEALED));
         let events = body::events(&content.text).count() as u32;
-        let is_whole = content.bytes == bytes.len() && body::is_closed(&content.text);
-        if is_sealed && !is_whole {
+        let rest = &bytes[content.bytes..];
+        if is_sealed && !(rest.is_empty() && body::is_closed(&content.text)) {
             // It may have been sent as it was, so a shorter one must not be sent under the same id.
-            recovered.corrupt += events;
-            return self.quarantine(path);
+            self.quarantine(path)?;
+            self.lost(path, events_in(&bytes), "is damaged");
+            return Ok(());
         }
+        let is_torn = is_torn(rest, content.bytes == 0);
         if events == 0 {
-            // Torn before its first event was whole.
-            return fs::remove_file(path);
+            if is_torn {
+                return fs::remove_file(path);
+            }
+            self.quarantine(path)?;
+            self.lost(path, events_in(rest), "is damaged");
+            return Ok(());
         }
+        let mut extension = SEALED;
         if !is_sealed {
+            if !is_torn {
+                fs::copy(path, self.aside(path)?)?;
+            }
             let mut file = OpenOptions::new().append(true).open(path)?;
             file.set_len(content.bytes as u64)?;
+            if !is_torn {
+                self.lost(path, events_in(rest), "was damaged");
+            }
             if !body::is_closed(&content.text) {
                 let closing = body::closing(&Losses::default());
                 self.frame(&closing, false);
-                file.write_all(&self.frame)?;
+                if file.write_all(&self.frame).is_err() {
+                    // The disk is full, say. Whoever reads it gives it that end as well.
+                    let _ = file.set_len(content.bytes as u64);
+                    extension = OPEN;
+                }
                 content.text.push_str(&closing);
             }
             if self.durability == Durability::Power {
                 file.sync_all()?;
             }
-            fs::rename(path, self.path(batch_id, SEALED))?;
         }
-        recovered.segments.push(Segment { batch_id, events, bytes: content.text.len() });
+        fs::rename(path, self.path(batch_id, extension))?;
+        self.untold.segments.push(Segment { batch_id, events, bytes: content.text.len() });
         Ok(())
     }
 }
@@ -319,12 +426,20 @@ impl Spool for DirectorySpool {
         let Some(at) = self.position(batch) else { return Err(ErrorKind::NotFound.into()) };
         let closed = if text.is_empty() { Ok(()) } else { self.extend(at, text) };
         let open = self.open.remove(at);
-        if self.durability == Durability::Power {
+        let synced = match self.durability {
+            Durability::Process => Ok(()),
             // Whoever waits for an event in it hears of it if that fails.
-            self.sync.wait(&self.sync.join(&open.file))?;
+            Durability::Power => self.sync.wait(&self.sync.join(&open.file)),
+        };
+        let path = self.path(batch, OPEN);
+        match closed.and(synced).and_then(|()| fs::rename(&path, self.path(batch, SEALED))) {
+            // Somebody has removed the file, or the directory. As long as it is open, what is in it is not lost.
+            Err(error) if !path.exists() => {
+                self.trouble = Some(error);
+                self.rescue(batch, &open.file.file)
+            }
+            sealed => sealed,
         }
-        closed?;
-        fs::rename(self.path(batch, OPEN), self.path(batch, SEALED))
     }
 
     fn read(&mut self, batch: BatchId) -> io::Result<String> {
@@ -376,17 +491,43 @@ impl Spool for DirectorySpool {
         Ok(())
     }
 
+    /// Nothing: its lane is new.
     fn recover(&mut self) -> io::Result<Recovered> {
-        let mut recovered = Recovered::default();
-        let mut found = segments(&self.lane)?;
-        found.sort();
-        for (path, batch_id) in found {
-            self.restore(&path, batch_id, &mut recovered)?;
+        Ok(Recovered::default())
+    }
+
+    /// What is in lanes whose process is gone, the oldest first, some segments at a time: until there is nothing more,
+    /// or until half of the most `room` there ever was is taken. The rest of that is for new events, which would
+    /// otherwise push out what is safe where it is.
+    ///
+    /// # Errors
+    ///
+    /// If a lane or a segment cannot be taken over. It is left alone, and the next call goes on behind it.
+    fn adopt(&mut self, room: usize) -> io::Result<Recovered> {
+        self.most_room = self.most_room.max(room);
+        let room = room.saturating_sub(self.most_room / 2);
+        if self.others.is_empty() && self.estate.is_none() && room > 0 {
+            self.others = self.other_lanes()?;
         }
-        if self.durability == Durability::Power {
+        let taken = |untold: &Recovered| untold.segments.iter().map(|segment| segment.bytes).sum::<usize>();
+        while taken(&self.untold) < room && self.untold.segments.len() < AT_ONCE {
+            match self.take_over_next() {
+                Ok(true) => {}
+                Ok(false) => break,
+                // Another was faster.
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if taken(&self.untold) >= room {
+            // Another may have room for the rest.
+            self.estate = None;
+            self.others.clear();
+        }
+        if self.durability == Durability::Power && !self.untold.segments.is_empty() {
             sync_folder(&self.lane)?;
         }
-        Ok(recovered)
+        Ok(mem::take(&mut self.untold))
     }
 }
 
@@ -398,8 +539,15 @@ fn kept<T>(result: Result<T, Infallible>) -> io::Result<T> {
 /// Makes a lane and locks it.
 fn claim(root: &Path) -> io::Result<(PathBuf, File)> {
     loop {
-        let lane = root.join(format!("{LANE}{:016x}", rand::random::<u64>()));
-        fs::create_dir(&lane)?;
+        // By the time, so that the oldest can be found. From the system's generator, because that of a thread is the same
+        // in all processes that were forked from one.
+        let made_at = UNIX_EPOCH.elapsed().unwrap_or_default().as_millis();
+        let random = SysRng.try_next_u64().map_err(io::Error::other)?;
+        let lane = root.join(format!("{LANE}{made_at:012x}-{random:016x}"));
+        match fs::create_dir(&lane) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => continue,
+            made => made?,
+        }
         let lock = File::create(lane.join(LOCK))?;
         match lock.try_lock() {
             // Still there: nobody took it for abandoned in between.
@@ -468,12 +616,59 @@ fn frame(bytes: &[u8]) -> Option<(&str, &[u8])> {
     Some((std::str::from_utf8(text).ok()?, rest))
 }
 
+/// Whether this is what a write leaves that was cut short: nobody was told that it is stored. `first` if there is not
+/// even a header before it.
+fn is_torn(rest: &[u8], first: bool) -> bool {
+    // After a power loss, the file may be longer than what was written of it.
+    if rest.iter().all(|byte| *byte == 0) {
+        return true;
+    }
+    if first {
+        return HEADER.starts_with(rest);
+    }
+    let Some((length, rest)) = rest.split_first_chunk::<4>() else { return true };
+    let Some((crc, text)) = rest.split_first_chunk::<4>() else { return true };
+    let length = u32::from_le_bytes(*length);
+    // Several events are not one frame, and a whole text was not cut short: then it is the length that is damaged.
+    let is_text = crc32fast::hash(text) == u32::from_le_bytes(*crc) && !text.is_empty();
+    length <= FRAME_BYTES && text.len() < length as usize && events_in(text) <= 1 && !is_text
+}
+
+/// How many events begin in these bytes, whatever else is in them.
+fn events_in(bytes: &[u8]) -> u32 {
+    bytes.windows(2).filter(|pair| pair == b"\n{").count() as u32
+}
+
 fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 /// What came of a sync, once it is over.
 type Round = Arc<OnceLock<Result<(), Arc<io::Error>>>>;
+
+/// A file that is written to.
+#[derive(Debug)]
+struct Written {
+    file: File,
+    /// Why a sync of it has failed. The system tells that once, and then goes on as if all were well, so nothing more
+    /// may be written here.
+    failed: OnceLock<Arc<io::Error>>,
+}
+
+impl Written {
+    fn new(file: File) -> Arc<Self> {
+        Arc::new(Self { file, failed: OnceLock::new() })
+    }
+
+    fn check(&self) -> io::Result<()> {
+        self.failed.get().map_or(Ok(()), |error| Err(again(error)))
+    }
+}
+
+/// The same error for one more.
+fn again(error: &Arc<io::Error>) -> io::Error {
+    io::Error::new(error.kind(), Arc::clone(error))
+}
 
 /// Syncs for many threads at once: while one round of writes is synced, the next one gathers, and then one of those who
 /// wait syncs for all of them.
@@ -486,15 +681,18 @@ struct GroupSync {
 #[derive(Debug, Default)]
 struct Gathering {
     round: Round,
-    files: Vec<Arc<File>>,
+    files: Vec<Arc<Written>>,
     /// Whether the round before is being synced.
     syncing: bool,
 }
 
 impl GroupSync {
     /// Takes note of a write to `file`.
-    fn join(&self, file: &Arc<File>) -> Round {
+    fn join(&self, file: &Arc<Written>) -> Round {
         let mut gathering = self.gathering();
+        if let Some(error) = file.failed.get() {
+            return Arc::new(OnceLock::from(Err(Arc::clone(error))));
+        }
         if !gathering.files.iter().any(|known| Arc::ptr_eq(known, file)) {
             gathering.files.push(Arc::clone(file));
         }
@@ -506,7 +704,7 @@ impl GroupSync {
         let mut gathering = self.gathering();
         loop {
             if let Some(outcome) = round.get() {
-                return outcome.clone().map_err(|error| io::Error::new(error.kind(), error));
+                return outcome.as_ref().copied().map_err(again);
             }
             if gathering.syncing {
                 gathering = self.over.wait(gathering).unwrap_or_else(PoisonError::into_inner);
@@ -516,12 +714,16 @@ impl GroupSync {
             let Gathering { round, files, .. } =
                 mem::replace(&mut *gathering, Gathering { syncing: true, ..Gathering::default() });
             drop(gathering);
-            let outcome = files.iter().try_for_each(|file| file.sync_data()).map_err(Arc::new);
+            let outcome = files.iter().try_for_each(|file| file.file.sync_data()).map_err(Arc::new);
             gathering = self.gathering();
             gathering.syncing = false;
-            if outcome.is_err() {
-                // What was written meanwhile may have failed with it, and the system tells that only once.
-                let _ = mem::take(&mut *gathering).round.set(outcome.clone());
+            if let Err(error) = &outcome {
+                // What was written meanwhile may have failed with it.
+                let meanwhile = mem::take(&mut *gathering);
+                for file in files.iter().chain(&meanwhile.files) {
+                    let _ = file.failed.set(Arc::clone(error));
+                }
+                let _ = meanwhile.round.set(outcome.clone());
             }
             let _ = round.set(outcome);
             self.over.notify_all();

@@ -57,7 +57,7 @@ impl Error {
         self.kind == Kind::Storage
     }
 
-    /// Whether the client has been shut down.
+    /// Whether the client has been shut down, or belongs to the process that this one was forked from.
     pub fn is_closed(&self) -> bool {
         self.kind == Kind::Closed
     }
@@ -95,8 +95,8 @@ impl fmt::Display for Error {
         f.write_str(match &self.kind {
             Kind::Invalid => "the event breaks a limit and was not tracked",
             Kind::QueueFull => "the queue is full, so the event was dropped and counted as lost",
-            Kind::Storage => "the spool cannot be written; what fits is held in memory",
-            Kind::Closed => "the client has been shut down, so the event was not tracked",
+            Kind::Storage => "something is wrong with the spool",
+            Kind::Closed => "the client has been shut down, or was built before a fork, so the event was not tracked",
             Kind::Config(message) | Kind::Send(message) => message,
             Kind::Unauthorized => "the collector does not know the username and key; events are kept",
             Kind::Forbidden => "the collector does not allow the key this; events are kept",

@@ -189,14 +189,24 @@ impl Default for Properties {
 
 impl Properties {
     /// Takes the text that a JSON serialiser made of an object, as `JSON.stringify` does: complete and
-    /// without line breaks. Nothing is checked but the outermost braces; with the feature `json`,
-    /// [`Properties::new`] is the one to use.
+    /// without line breaks. Without the feature `json` only that and the outermost braces are checked, and text that is
+    /// no JSON costs its whole batch.
     pub fn from_stringified(json: String) -> Result<Self, InvalidEvent> {
+        let properties = Self::in_braces(json)?;
+        // As the collector reads it, for which a number may be too large. What is too deep has an error of its own.
+        #[cfg(feature = "json")]
+        if json::depth(&properties.0) <= limits::PROPERTIES_DEPTH {
+            serde_json::from_str::<serde_json::Value>(&properties.0).map_err(|_| not_an_object())?;
+        }
+        Ok(properties)
+    }
+
+    fn in_braces(json: String) -> Result<Self, InvalidEvent> {
         let bytes = json.as_bytes();
         if bytes.starts_with(b"{") && bytes.ends_with(b"}") && !bytes.contains(&b'\n') {
             Ok(Self(json))
         } else {
-            Err(InvalidEvent::new("invalid_properties", "properties", Problem::NotAnObject))
+            Err(not_an_object())
         }
     }
 
@@ -204,6 +214,10 @@ impl Properties {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+}
+
+fn not_an_object() -> InvalidEvent {
+    InvalidEvent::new("invalid_properties", "properties", Problem::NotAnObject)
 }
 
 #[cfg(feature = "json")]
@@ -218,12 +232,12 @@ impl Properties {
     /// # Ok::<(), tallymark::InvalidEvent>(())
     /// ```
     pub fn new<T: serde::Serialize + ?Sized>(value: &T) -> Result<Self, InvalidEvent> {
-        Self::from_stringified(serde_json::to_string(value).unwrap_or_default())
+        Self::in_braces(serde_json::to_string(value).unwrap_or_default())
     }
 
     fn insert(&mut self, name: &str, value: &serde_json::Value) {
         self.0.pop();
-        if self.0.len() > 1 {
+        if !self.0[1..].trim_ascii().is_empty() {
             self.0.push(',');
         }
         json::string(&mut self.0, name);

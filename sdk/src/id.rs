@@ -109,7 +109,7 @@ pub(crate) fn parts(ids: impl Iterator<Item = BatchId>, is_there: impl Fn(BatchI
 }
 
 /// The finaliser of SplitMix64: every input bit reaches every output bit.
-fn mix(mut bits: u64) -> u64 {
+pub(crate) fn mix(mut bits: u64) -> u64 {
     bits = bits.wrapping_add(0x9e37_79b9_7f4a_7c15);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

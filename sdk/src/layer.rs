@@ -6,6 +6,7 @@ use crate::limits;
 use http::header::{self, HeaderMap, HeaderName};
 use http::{Method, Request, Response, request, response};
 use pin_project_lite::pin_project;
+use std::borrow::Cow;
 use std::fmt;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,8 +17,13 @@ use tower_service::Service;
 /// Tracks a [`PageView`] for every page that a service answers with.
 ///
 /// A page is the HTML that answers a `GET` with success (2xx). The view's url is made of the scheme, the host
-/// and the path with its query as requested; the referrer and the user agent are those of the request. What a
-/// browser only prefetches is not a view, even if its user goes there later, which the service is not told.
+/// and the path with its query as requested; the referrer and the user agent are those of the request. A username and
+/// password in one of these urls are left out. What a browser only prefetches is not a view, even if its user goes there
+/// later, which the service is not told.
+///
+/// A query may hold a secret, too, such as the token of a link that was mailed: [`url`](TrackPageViews::url) can leave
+/// it out. And inside axum's `nest` the path lacks what the outer router has taken off. So put the layer around the
+/// outer router, or say there what the [`url`](TrackPageViews::url) is.
 ///
 /// A request is never failed for a view's sake: one that breaks a limit or meets a full queue is logged and
 /// forgotten. Nor does it wait for the network. It costs what [`Client::track`] costs, so with
@@ -70,6 +76,7 @@ struct Settings {
     client: Client,
     scheme: Option<String>,
     host: Option<String>,
+    url: Option<Look<request::Parts, Option<String>>>,
     session_id: Look<request::Parts, Option<String>>,
     requests: Look<request::Parts, bool>,
     responses: Look<response::Parts, bool>,
@@ -82,6 +89,7 @@ impl TrackPageViews {
             client,
             scheme: None,
             host: None,
+            url: None,
             session_id: Arc::new(|_| None),
             requests: Arc::new(|_| true),
             responses: Arc::new(is_html),
@@ -99,6 +107,31 @@ impl TrackPageViews {
     /// to whoever sends it. A request that names no host is not tracked.
     pub fn host(self, host: impl Into<String>) -> Self {
         self.set(|settings| settings.host = Some(host.into()))
+    }
+
+    /// Makes the view's whole url of the request, instead of scheme, host and path with query. `None` is not tracked.
+    ///
+    /// ```
+    /// # use tallymark::{Client, TrackPageViews};
+    /// # use axum::{Router, response::Html, routing::get};
+    /// # use tower_service::Service;
+    /// # let (client, recording) = Client::recording();
+    /// // Neither tokens in queries nor half a path.
+    /// let layer = TrackPageViews::new(client)
+    ///     .url(|request| Some(format!("https://shop.example/tea{}", request.uri.path())));
+    /// let tea = Router::new().route("/green", get(|| async { Html("<h1>Sencha</h1>") })).layer(layer);
+    /// let mut shop: Router = Router::new().nest("/tea", tea);
+    /// # let request = http::Request::get("/tea/green?token=t").body(axum::body::Body::empty()).unwrap();
+    /// # let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    /// # runtime.block_on(shop.call(request)).unwrap();
+    /// // After GET /tea/green?token=t:
+    /// assert_eq!(recording.events()[0].key(), "https://shop.example/tea/green");
+    /// ```
+    ///
+    /// What was asked for before routers took their parts off the path, axum keeps in the request's extensions, as its
+    /// `OriginalUri`.
+    pub fn url(self, make: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static) -> Self {
+        self.set(|settings| settings.url = Some(Arc::new(make)))
     }
 
     /// Finds the visit a request belongs to, in a cookie or in what another layer has put in the request's
@@ -218,17 +251,13 @@ impl Settings {
         if parts.method != Method::GET || is_prefetch(&parts.headers) || !(self.requests)(parts) {
             return None;
         }
-        let host = match (&self.host, parts.uri.authority()) {
-            (Some(host), _) => host,
-            // HTTP/2 has the host there, HTTP/1 in the header.
-            (None, Some(authority)) => authority.as_str(),
-            (None, None) => text(&parts.headers, header::HOST)?,
-        };
-        let scheme = self.scheme.as_deref().or(parts.uri.scheme_str()).unwrap_or("http");
-        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let mut view = PageView::new(format!("{scheme}://{host}{path}"));
+        let mut view = PageView::new(match &self.url {
+            Some(make) => make(parts)?,
+            None => self.requested(parts)?,
+        });
+        let referrer = text(&parts.headers, header::REFERER).map(without_userinfo);
         // One that is over its limit is no reason to lose the view.
-        if let Some(referrer) = text(&parts.headers, header::REFERER).filter(|text| text.len() <= limits::URL_BYTES) {
+        if let Some(referrer) = referrer.filter(|text| text.len() <= limits::URL_BYTES) {
             view = view.referral_url(referrer);
         }
         if let Some(agent) =
@@ -240,6 +269,34 @@ impl Settings {
             Some(id) => Some(view.session_id(id)),
             None => Some(view),
         }
+    }
+
+    /// The url that a request says.
+    fn requested(&self, parts: &request::Parts) -> Option<String> {
+        let host = match (&self.host, parts.uri.authority()) {
+            (Some(host), _) => host,
+            // HTTP/2 has the host there, HTTP/1 in the header.
+            (None, Some(authority)) => without_user(authority.as_str()),
+            (None, None) => without_user(text(&parts.headers, header::HOST)?),
+        };
+        let scheme = self.scheme.as_deref().or(parts.uri.scheme_str()).unwrap_or("http");
+        let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+        Some(format!("{scheme}://{host}{path}"))
+    }
+}
+
+/// An authority without the username and password that may be in it, which nobody is to read in a report.
+fn without_user(authority: &str) -> &str {
+    authority.rsplit('@').next().unwrap_or(authority)
+}
+
+/// A url without username and password.
+fn without_userinfo(url: &str) -> Cow<'_, str> {
+    let Some(start) = url.find("//").map(|at| at + 2) else { return url.into() };
+    let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |length| start + length);
+    match without_user(&url[start..end]) {
+        host if host.len() < end - start => format!("{}{host}{}", &url[..start], &url[end..]).into(),
+        _ => url.into(),
     }
 }
 
@@ -337,6 +394,41 @@ mod tests {
         ask(&layer, PAGE, Request::get("/d")).unwrap();
         let expected = ["https://two.example:444/a", "https://shop.example/b", "https://www.shop.example/c"];
         assert_eq!(urls(&recording), expected);
+    }
+
+    #[test]
+    fn nobodys_password_is_in_a_url() {
+        let (layer, recording) = layer();
+        ask(&layer, PAGE, Request::get("http://anna:hunter2@shop.example/a@b")).unwrap();
+        ask(&layer, PAGE, Request::get("/").header("host", "anna:hunter/2@@shop.example:81")).unwrap();
+        for referrer in [
+            "https://anna:hunter2@shop.example?to=a@b",
+            "//anna@hunter2@shop.example",
+            "https://shop.example/@anna//b@c",
+        ] {
+            ask(&layer, PAGE, get("/").header("referer", referrer)).unwrap();
+        }
+        let views = [
+            PageView::new("http://shop.example/a@b"),
+            PageView::new("http://shop.example:81/"),
+            PageView::new("http://shop.example/").referral_url("https://shop.example?to=a@b"),
+            PageView::new("http://shop.example/").referral_url("//shop.example"),
+            PageView::new("http://shop.example/").referral_url("https://shop.example/@anna//b@c"),
+        ];
+        assert_eq!(recording.events(), views.map(Event::from));
+    }
+
+    #[test]
+    fn a_url_may_be_made_of_whatever_the_request_has() {
+        let (layer, recording) = layer();
+        let layer = layer.host("other.example").url(|request| {
+            let mounted = request.extensions.get::<&str>()?;
+            Some(format!("https://shop.example{mounted}{}", request.uri.path()))
+        });
+        ask(&layer, PAGE, get("/green?token=t").extension("/tea")).unwrap();
+        // Where it has none, there is no view.
+        ask(&layer, PAGE, get("/green?token=t")).unwrap();
+        assert_eq!(urls(&recording), ["https://shop.example/tea/green"]);
     }
 
     #[test]

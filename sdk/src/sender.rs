@@ -6,7 +6,7 @@ use crate::outbox::{Answer, Attempt};
 use crate::wire::Receipt;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use reqwest::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{StatusCode, Url};
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -14,6 +14,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// A receipt is never longer than this.
 const RECEIPT_BYTES: usize = 1024 * 1024;
+
+const SENT_AT: HeaderName = HeaderName::from_static("tallymark-sent-at");
 
 /// Sends batches to one collector.
 pub(crate) struct Sender {
@@ -54,6 +56,10 @@ impl Sender {
         let url = Url::parse(&url).map_err(|error| Error::config("the endpoint is no URL").because(error))?;
         if !matches!(url.scheme(), "http" | "https") || !url.username().is_empty() || url.password().is_some() {
             return Err(Error::config("the endpoint must be an http or https URL without credentials"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            // The path would have become a part of it.
+            return Err(Error::config("the endpoint has a query or a fragment"));
         }
         #[cfg(not(feature = "rustls"))]
         if url.scheme() == "https" && builder.http.is_none() {
@@ -98,26 +104,25 @@ impl Sender {
         #[cfg(feature = "gzip")]
         if let Some(body) = self.gzip.compressed(&attempt.body) {
             let outcome = self.post(attempt, authorization, body, true).await;
-            if !matches!(outcome, Outcome::Status(415, _)) {
-                return outcome;
+            // Some who do not know gzip say 400. If that is about the batch itself, they say it again.
+            let Outcome::Status(refused @ (400 | 415), _) = outcome else { return outcome };
+            let plain = self.post(attempt, authorization, attempt.body.clone().into_bytes(), false).await;
+            if !matches!(plain, Outcome::Status(status, _) if status == refused) {
+                self.gzip.give_up();
             }
-            self.gzip.give_up();
+            return plain;
         }
         self.post(attempt, authorization, attempt.body.clone().into_bytes(), false).await
     }
 
     async fn post(&self, attempt: &Attempt, authorization: &HeaderValue, body: Vec<u8>, gzip: bool) -> Outcome {
-        let mut request = self
-            .http
-            .post(self.url.clone())
-            .headers(self.headers.clone())
-            .header(AUTHORIZATION, authorization)
-            .header("tallymark-sent-at", wall_clock())
-            .timeout(self.timeout)
-            .body(body);
+        let mut headers = self.headers.clone();
+        headers.insert(AUTHORIZATION, authorization.clone());
+        headers.insert(SENT_AT, wall_clock().into());
         if gzip {
-            request = request.header("content-encoding", "gzip");
+            headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
+        let request = self.http.post(self.url.clone()).headers(headers).timeout(self.timeout).body(body);
         let failed = |error: reqwest::Error| {
             Outcome::Failed(
                 Error::new(Kind::Send("a batch could not be sent; it is kept".into())).because(error.without_url()),
@@ -127,6 +132,10 @@ impl Sender {
             Ok(response) => response,
             Err(error) => return failed(error),
         };
+        if *response.url() != self.url {
+            let message = "the HTTP client has followed a redirect; turn redirects off; the batch is kept";
+            return Outcome::Failed(Error::new(Kind::Send(message.into())));
+        }
         let status = response.status();
         if status != StatusCode::OK {
             let retry_after = response.headers().get(RETRY_AFTER).and_then(retry_after);

@@ -87,7 +87,7 @@ impl MemorySpool {
     }
 
     /// How many events it holds.
-    #[cfg(feature = "client")]
+    #[cfg(all(feature = "client", feature = "spool"))]
     pub(crate) fn events(&self) -> u64 {
         self.segments.values().map(|text| body::events(text).count() as u64).sum()
     }

@@ -12,7 +12,7 @@ use std::path::Path;
 pub(crate) enum Storage {
     Memory(MemorySpool),
     #[cfg(feature = "spool")]
-    Directory(DirectorySpool),
+    Directory(Box<DirectorySpool>),
 }
 
 impl Storage {
@@ -22,14 +22,14 @@ impl Storage {
 
     #[cfg(feature = "spool")]
     pub(crate) fn directory(path: &Path, durability: Durability) -> io::Result<Self> {
-        DirectorySpool::open(path, durability).map(Self::Directory)
+        Ok(Self::Directory(Box::new(DirectorySpool::open(path, durability)?)))
     }
 
     /// How many of the events it holds end with the process.
+    #[cfg(feature = "spool")]
     pub(crate) fn volatile(&self) -> u64 {
         match self {
             Self::Memory(memory) => memory.events(),
-            #[cfg(feature = "spool")]
             Self::Directory(directory) => directory.volatile(),
         }
     }
@@ -43,7 +43,12 @@ impl Storage {
         }
     }
 
-    /// What has kept the disk from taking events, since this was last asked.
+    /// Whether others may leave something in it.
+    pub(crate) fn is_shared(&self) -> bool {
+        !matches!(self, Self::Memory(_))
+    }
+
+    /// What was wrong with the disk, since this was last asked.
     pub(crate) fn take_trouble(&mut self) -> Option<io::Error> {
         match self {
             Self::Memory(_) => None,
@@ -89,5 +94,9 @@ impl Spool for Storage {
 
     fn recover(&mut self) -> io::Result<Recovered> {
         each!(self, recover())
+    }
+
+    fn adopt(&mut self, room: usize) -> io::Result<Recovered> {
+        each!(self, adopt(room))
     }
 }

@@ -1,8 +1,9 @@
 //! The thread behind a client: does what the outbox says, and tells whoever waits.
 
 use crate::builder::{Builder, OnError, OnLoss};
-use crate::client::{Client, Clock, Command, Handle, Outcome as Fate, Random, Shared};
+use crate::client::{Client, Command, Generator, Handle, Outcome as Fate, Shared};
 use crate::error::{Error, Kind};
+use crate::id::BatchId;
 use crate::loss::{Losses, Reason};
 use crate::outbox::{Attempt, Mark, Next, Outbox};
 use crate::sender::{Outcome, Sender};
@@ -10,8 +11,12 @@ use crate::storage::Storage;
 use crate::wire::Rejected;
 use reqwest::header::HeaderValue;
 use std::cell::Cell;
+use std::future::poll_fn;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -20,32 +25,74 @@ use tokio::time::Instant;
 /// How long a client whose last handle was dropped goes on delivering what it holds.
 const DROP_GRACE: Duration = Duration::from_secs(5);
 
+/// How often a client looks for what others have left.
+const ADOPTION: Duration = Duration::from_secs(60);
+
 /// Opens the storage and starts the thread.
 pub(crate) fn start(builder: Builder, sender: Sender) -> Result<Client, Error> {
     let Builder { config, on_loss, on_error, .. } = builder;
     #[cfg(feature = "spool")]
     let storage = match &builder.spool {
-        Some((path, durability)) => Storage::directory(path, *durability),
+        Some(path) => Storage::directory(path, builder.durability),
         None => Ok(Storage::memory()),
     };
     #[cfg(not(feature = "spool"))]
     let storage = Ok(Storage::memory());
-    let random: Random = rand::random::<u64>;
-    let outbox = storage
-        .and_then(|storage| Outbox::new(config, storage, random))
-        .map_err(|error| Error::config("the spool cannot be used").because(error))?;
-    let shared = Arc::new(Shared::new(outbox, sender, Clock::start()));
-    let (commands, receiver) = mpsc::unbounded_channel();
-
+    let generator =
+        || Generator::seeded().map_err(|error| Error::config("the system gives no random numbers").because(error));
+    let (ids, random) = (generator()?, generator()?);
     let cannot_start = |error: std::io::Error| Error::config("the client's thread cannot be started").because(error);
     let hooks = Hooks::start(on_loss, on_error).map_err(cannot_start)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(cannot_start)?;
-    let worker = Worker { shared: Arc::clone(&shared), hooks, noticed: Losses::default(), flushes: Vec::new() };
+    let outbox = storage
+        .and_then(|storage| Outbox::new(config, storage, random))
+        .and_then(|outbox| inherit(outbox, &hooks))
+        .map_err(|error| Error::config("the spool cannot be used").because(error))?;
+    let adoption = outbox.spool().is_shared().then(|| Instant::now() + ADOPTION);
+    let is_heir = outbox.stats().queued > 0;
+    let shared = Arc::new(Shared::new(outbox, ids, sender));
+    let (commands, receiver) = mpsc::unbounded_channel();
+
+    let worker = Worker {
+        shared: Arc::clone(&shared),
+        hooks,
+        noticed: Losses::default(),
+        flushes: Vec::new(),
+        adoption,
+        is_heir,
+    };
+    let (ready, started) = std::sync::mpsc::channel();
     std::thread::Builder::new()
         .name("tallymark".into())
-        .spawn(move || runtime.block_on(worker.run(receiver)))
+        // The runtime is made there, for to drop one inside another panics, as if the thread could not be started.
+        .spawn(move || match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                let _ = ready.send(Ok(()));
+                runtime.block_on(worker.run(receiver));
+            }
+            Err(error) => _ = ready.send(Err(error)),
+        })
         .map_err(cannot_start)?;
-    Ok(Client::live(Handle { shared, commands }))
+    started.recv().unwrap_or_else(|gone| Err(std::io::Error::other(gone))).map_err(cannot_start)?;
+    Ok(Client::live(Handle::new(shared, commands)))
+}
+
+/// Takes over what others have left before.
+fn inherit<R: crate::id::Random>(mut outbox: Outbox<Storage, R>, hooks: &Hooks) -> std::io::Result<Outbox<Storage, R>> {
+    loop {
+        match outbox.adopt() {
+            Ok(0) => break,
+            Ok(_) => {}
+            // That is the service's to set right.
+            Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
+                return Err(error);
+            }
+            Err(error) => {
+                hooks.error(Error::new(Kind::Storage).because(error));
+                break;
+            }
+        }
+    }
+    Ok(outbox)
 }
 
 struct Worker {
@@ -54,11 +101,15 @@ struct Worker {
     /// The losses that the hook has been told of.
     noticed: Losses,
     flushes: Vec<Flush>,
+    /// When to look for what others have left.
+    adoption: Option<Instant>,
+    /// Whether there may be more of it, for when there is room.
+    is_heir: bool,
 }
 
 /// A send that is over.
 struct Sent {
-    attempt: Attempt,
+    batch: BatchId,
     authorization: HeaderValue,
     outcome: Outcome,
 }
@@ -73,33 +124,34 @@ struct Flush {
 impl Worker {
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
         let mut flying = JoinSet::new();
-        let mut hurry = false;
         let mut end = None;
         let mut done = None;
         while done.is_none() {
+            if end.is_none() {
+                self.adopt();
+            }
             let wake = self.send_all(&mut flying);
             self.notice();
-            if hurry && flying.is_empty() {
-                hurry = false;
-                self.shared.state().outbox.flush();
+            if flying.is_empty() && self.hurry() {
                 continue;
             }
             if end.is_some_and(|end| Instant::now() >= end || self.shared.state().outbox.stats().queued == 0) {
                 break;
             }
-            let wake = self.flushes.iter().map(|flush| flush.deadline).chain(wake).chain(end).min();
+            let adoption = self.adoption.filter(|_| end.is_none() && self.flushes.is_empty());
+            let wake = self.flushes.iter().map(|flush| flush.deadline).chain(wake).chain(end).chain(adoption).min();
             tokio::select! {
                 Some(sent) = flying.join_next(), if !flying.is_empty() => {
-                    // A send is never cancelled and does not panic, so there is always an outcome.
+                    // A send is never cancelled, and a panic in it is caught, so there is always an outcome.
                     if let Ok(sent) = sent {
                         self.answered(sent);
                     }
                 }
                 command = commands.recv(), if end.is_none() => match command {
-                    Some(Command::Poll) => {}
-                    Some(Command::Hurry) => hurry = true,
+                    Some(Command::Poll) => self.shared.state().asked = false,
                     Some(Command::Flush { deadline, reply }) => {
                         let mark = self.shared.state().outbox.flush();
+                        let deadline = Instant::from_std(deadline);
                         self.flushes.push(Flush { mark, deadline, reply });
                     }
                     Some(Command::Stop { patience, done: reply }) => done = Some((patience, reply)),
@@ -120,6 +172,44 @@ impl Worker {
         }
     }
 
+    /// Seals what is open, if somebody waits for it. Returns whether somebody does.
+    fn hurry(&self) -> bool {
+        let mut state = self.shared.state();
+        let hurry = std::mem::take(&mut state.hurry);
+        if hurry {
+            state.outbox.flush();
+        }
+        hurry
+    }
+
+    /// Now and then takes over what others have left. Not while somebody waits for a flush, who would wait for that
+    /// as well.
+    fn adopt(&mut self) {
+        let Some(then) = self.adoption.filter(|_| self.flushes.is_empty()) else { return };
+        let now = Instant::now();
+        let mut state = self.shared.state();
+        let is_idle = state.outbox.stats().queued == 0;
+        if now < then && !(is_idle && self.is_heir) {
+            return;
+        }
+        let adopted = state.outbox.adopt();
+        drop(state);
+        self.adoption = Some(now + ADOPTION);
+        match adopted {
+            // If it is not idle, there may have been no room.
+            Ok(0) => self.is_heir &= !is_idle,
+            Ok(_) => {
+                self.is_heir = true;
+                // Only so much at a time, for whoever tracks waits for it.
+                self.adoption = Some(now);
+            }
+            Err(error) => {
+                self.is_heir = false;
+                self.hooks.error(Error::new(Kind::Storage).because(error));
+            }
+        }
+    }
+
     /// Sends whatever may be sent now. Returns when there may be more.
     fn send_all(&self, flying: &mut JoinSet<Sent>) -> Option<Instant> {
         loop {
@@ -130,8 +220,8 @@ impl Worker {
                     let shared = Arc::clone(&self.shared);
                     flying.spawn(async move {
                         let authorization = shared.sender.authorization();
-                        let outcome = shared.sender.send(&attempt, &authorization).await;
-                        Sent { attempt, authorization, outcome }
+                        let outcome = send(&shared.sender, &attempt, &authorization).await;
+                        Sent { batch: attempt.batch_id, authorization, outcome }
                     });
                 }
                 Next::WaitUntil(then) => return Some(Instant::now() + Duration::from_millis(then.saturating_sub(now))),
@@ -140,8 +230,7 @@ impl Worker {
         }
     }
 
-    fn answered(&mut self, Sent { attempt, authorization, outcome }: Sent) {
-        let batch = attempt.batch_id;
+    fn answered(&mut self, Sent { batch, authorization, outcome }: Sent) {
         let mut state = self.shared.state();
         let settled = state.outbox.answer(self.shared.clock.now(), batch, outcome.answer());
         if matches!(outcome, Outcome::Status(401 | 403, _)) && authorization != self.shared.sender.authorization() {
@@ -226,7 +315,7 @@ impl Worker {
     fn end(&mut self) {
         let mut state = self.shared.state();
         state.closed = true;
-        state.forgotten = Some(state.outbox.spool().volatile());
+        state.forgotten = Some(state.volatile());
         let waiting = std::mem::take(&mut state.waiting);
         let storage = std::mem::replace(state.outbox.spool_mut(), Storage::memory());
         drop(state);
@@ -235,6 +324,18 @@ impl Worker {
             (flush.reply)(false);
         }
     }
+}
+
+/// Sends, by way of code that may be the service's own, such as a resolver. If that panics, no answer has come.
+async fn send(sender: &Sender, attempt: &Attempt, authorization: &HeaderValue) -> Outcome {
+    let mut sending = pin!(sender.send(attempt, authorization));
+    poll_fn(|context| {
+        catch_unwind(AssertUnwindSafe(|| sending.as_mut().poll(context))).unwrap_or_else(|_| {
+            let message = "a send panicked; the batch is kept";
+            Poll::Ready(Outcome::Failed(Error::new(Kind::Send(message.into()))))
+        })
+    })
+    .await
 }
 
 async fn sleep_until(then: Option<Instant>) {
@@ -368,5 +469,43 @@ impl News {
 fn call(hook: impl FnOnce()) {
     if catch_unwind(AssertUnwindSafe(hook)).is_err() {
         tracing::error!("a hook panicked");
+    }
+}
+
+#[cfg(all(test, feature = "spool"))]
+mod tests {
+    use super::*;
+    use crate::{Durability, Event};
+
+    #[tokio::test(start_paused = true)]
+    async fn what_another_leaves_is_taken_over_within_about_a_minute() {
+        let folder = std::env::temp_dir().join(format!("tallymark-heir-{:016x}", rand::random::<u64>()));
+        let open = || {
+            let storage = Storage::directory(&folder, Durability::Process).unwrap();
+            Outbox::new(crate::outbox::Config::default(), storage, Generator::seeded().unwrap()).unwrap()
+        };
+        let mut other = open();
+        let sender = Sender::new(&Client::builder("http://127.0.0.1:9", "shop", "key")).unwrap();
+        let shared = Arc::new(Shared::new(open(), Generator::seeded().unwrap(), sender));
+        let worker = Worker {
+            shared: Arc::clone(&shared),
+            hooks: Hooks::start(None, None).unwrap(),
+            noticed: Losses::default(),
+            flushes: Vec::new(),
+            adoption: Some(Instant::now()),
+            is_heir: true,
+        };
+        let (commands, receiver) = mpsc::unbounded_channel();
+        let running = tokio::spawn(worker.run(receiver));
+        let adopted = || shared.state().outbox.stats().adopted;
+        tokio::time::sleep(ADOPTION / 2).await;
+        other.push(crate::sender::wall_clock(), &Event::custom("left")).unwrap();
+        drop(other);
+        assert_eq!(adopted(), 0);
+        tokio::time::sleep(ADOPTION).await;
+        assert_eq!(adopted(), 1);
+        drop(commands);
+        running.await.unwrap();
+        let _ = std::fs::remove_dir_all(folder);
     }
 }

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::error::Error as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tallymark::{Backoff, Batch, ButtonClick, Client, Event, Receipt};
+use tallymark::{Backoff, Batch, ButtonClick, Client, Custom, Event, Properties, Receipt};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -24,6 +24,8 @@ enum Act {
     RetryFirst,
     /// Takes it and never answers.
     Hang,
+    /// Sends it elsewhere.
+    Redirect(String),
 }
 
 #[derive(Default)]
@@ -66,6 +68,7 @@ async fn take(State(script): State<Arc<Script>>, headers: HeaderMap, body: Bytes
             receipt.retry.push(0);
         }
         Some(Act::Hang) => std::future::pending().await,
+        Some(Act::Redirect(to)) => return (StatusCode::TEMPORARY_REDIRECT, [("location", to)]).into_response(),
     }
     serde_json::to_string(&receipt).unwrap().into_response()
 }
@@ -209,6 +212,64 @@ async fn an_invalid_event_is_refused_at_once() {
     assert_eq!(error.source().unwrap().to_string(), "`name` is longer than 128 bytes");
     assert!(client.shutdown(PATIENCE).await.is_complete());
     assert!(script.bodies().is_empty());
+}
+
+#[tokio::test]
+async fn whoever_a_redirect_leads_to_answers_for_nothing() {
+    let (elsewhere, reached) = collector([]).await;
+    let (endpoint, script) = collector([Act::Redirect(format!("{elsewhere}/v1/batch"))]).await;
+    let client = Client::builder(&endpoint, "shop", "key")
+        .backoff(Backoff { base: 1, max: 5 })
+        // It follows redirects, which our own does not.
+        .http_client(reqwest::Client::new())
+        .build()
+        .unwrap();
+    client.track(Event::custom("n")).unwrap();
+    assert!(client.flush(PATIENCE).await.is_complete());
+    let (here, there) = (script.bodies(), reached.bodies());
+    assert_eq!((here.len(), &here[1..]), (2, &there[..]), "what was answered there is sent again here");
+}
+
+#[tokio::test]
+async fn one_events_properties_do_not_cost_its_neighbours() {
+    for text in ["{a}", r#"{"a":1e999}"#, r#"{"a":"\ud83d"}"#, "{}}", "{ ,}"] {
+        let refused = Properties::from_stringified(text.into()).unwrap_err();
+        assert_eq!(refused.code(), "invalid_properties", "{text}");
+    }
+    let (endpoint, script) = collector([]).await;
+    let client = client(&endpoint);
+    for text in ["{}", "{ }", r#"{"a":[]}"#, r#"{ "a":{} }"#] {
+        let properties = Properties::from_stringified(text.into()).unwrap();
+        client.track(Custom::new("n").properties(properties).property("b", 1)).unwrap();
+    }
+    assert!(client.flush(PATIENCE).await.is_complete());
+    let batch: Batch = serde_json::from_str(&script.bodies()[0]).unwrap();
+    assert_eq!(batch.events.len(), 4);
+    assert!(batch.events.iter().all(|event| event["properties"]["b"] == 1));
+}
+
+#[test]
+fn an_endpoint_that_would_swallow_the_path_is_refused() {
+    for endpoint in ["http://127.0.0.1:9?region=eu", "http://127.0.0.1:9/?", "http://127.0.0.1:9/api#x"] {
+        assert!(Client::builder(endpoint, "shop", "key").build().unwrap_err().is_config(), "{endpoint}");
+    }
+    Client::builder("http://127.0.0.1:9/api/", "shop", "key").build().unwrap();
+}
+
+/// A test of a service may stop tokio's clock, and a client goes by its own.
+#[test]
+fn a_shutdown_keeps_to_its_time_where_tokios_clock_stands_still() {
+    let (ended, end) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(async {
+            let client = client("http://127.0.0.1:9");
+            client.track(Event::custom("n")).unwrap();
+            tokio::time::advance(Duration::from_secs(24 * 60 * 60)).await;
+            ended.send(client.shutdown(Duration::from_millis(20)).await).unwrap();
+        });
+    });
+    assert!(!end.recv_timeout(PATIENCE).unwrap().is_complete());
 }
 
 #[tokio::test]

@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use tallymark::outbox::{Answer, Next};
-use tallymark::{BatchId, DirectorySpool, Durability, Event, MemorySpool, Outbox, Spool};
+use tallymark::outbox::{Answer, Config, Next};
+use tallymark::{BatchId, DirectorySpool, Durability, Event, MemorySpool, Outbox, Reason, Recovered, Segment, Spool};
 
 const NOW: u64 = 1_763_673_600_000;
 
@@ -48,6 +48,32 @@ fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
 
 fn open(folder: &Folder) -> DirectorySpool {
     DirectorySpool::open(&folder.0, Durability::Process).unwrap()
+}
+
+/// Takes over all there is.
+fn adopt(spool: &mut DirectorySpool) -> Recovered {
+    let mut all = Recovered::default();
+    loop {
+        let some = spool.adopt(usize::MAX).unwrap();
+        if some == Recovered::default() {
+            return all;
+        }
+        all.segments.extend(some.segments);
+        all.corrupt += some.corrupt;
+    }
+}
+
+type AnOutbox = Outbox<DirectorySpool, fn() -> u64>;
+
+fn outbox(folder: &Folder, config: Config) -> AnOutbox {
+    Outbox::new(config, open(folder), rand::random::<u64> as fn() -> u64).unwrap()
+}
+
+/// One that has taken over what there is room for.
+fn heir(folder: &Folder, config: Config) -> AnOutbox {
+    let mut outbox = outbox(folder, config);
+    while outbox.adopt().unwrap() > 0 {}
+    outbox
 }
 
 fn id(number: u8) -> BatchId {
@@ -131,7 +157,7 @@ proptest! {
                         file.write_all(&frame[..usize::from(torn) % 48]).unwrap();
                     }
                     spool = DirectorySpool::open(&folder.0, durability).unwrap();
-                    let recovered = spool.recover().unwrap();
+                    let recovered = adopt(&mut spool);
                     prop_assert_eq!(recovered.corrupt, 0);
                     for (text, sealed) in model.values_mut() {
                         if !*sealed {
@@ -180,7 +206,7 @@ fn a_file_torn_anywhere_keeps_every_event_before() {
         fs::write(path.with_extension("open"), &bytes[..length]).unwrap();
         // An open segment in a lane that nobody holds, as after a crash.
         let mut spool = open(&folder);
-        let recovered = spool.recover().unwrap();
+        let recovered = adopt(&mut spool);
         assert_eq!(recovered.corrupt, 0);
         let found = recovered.segments.first().map_or(0, |segment| segment.events);
         events.push(found);
@@ -213,7 +239,7 @@ fn a_damaged_batch_is_moved_aside_and_counted_and_its_neighbours_go_on() {
         // Again and again, and it is not in the way any more.
         for life in 0..3 {
             let mut spool = open(&folder);
-            let recovered = spool.recover().unwrap();
+            let recovered = adopt(&mut spool);
             assert_eq!(recovered.segments.len(), 1, "byte {at}");
             assert_eq!(recovered.segments[0].batch_id, id(2));
             assert!(life == 0 || recovered.corrupt == 0);
@@ -231,9 +257,9 @@ fn the_outbox_counts_what_was_damaged_as_lost() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&path, bytes).unwrap();
-    let outbox = Outbox::new(tallymark::outbox::Config::default(), open(&folder), || 7).unwrap();
+    let outbox = heir(&folder, Config::default());
     let stats = outbox.stats();
-    assert_eq!((stats.adopted, stats.dropped.of(tallymark::Reason::Storage), stats.queued), (3, 3, 0));
+    assert_eq!((stats.adopted, stats.dropped.of(Reason::Storage), stats.queued), (3, 3, 0));
 }
 
 #[test]
@@ -243,7 +269,7 @@ fn another_version_is_refused_and_left_alone() {
     let mut bytes = fs::read(&path).unwrap();
     bytes[7] += 1;
     fs::write(&path, &bytes).unwrap();
-    let error = open(&folder).recover().unwrap_err();
+    let error = open(&folder).adopt(usize::MAX).unwrap_err();
     assert!(error.to_string().contains("is of version 2, and this program knows version 1"), "{error}");
     let left = folder.files("batch");
     assert_eq!(fs::read(&left[0]).unwrap(), bytes);
@@ -255,13 +281,13 @@ fn a_live_process_keeps_its_lane_and_a_dead_ones_is_adopted() {
     let mut first = open(&folder);
     first.append(id(1), &opening(id(1))).unwrap();
     let mut second = open(&folder);
-    assert_eq!(second.recover().unwrap().segments.len(), 0);
+    assert_eq!(adopt(&mut second).segments.len(), 0);
     second.append(id(2), &opening(id(2))).unwrap();
     drop(first);
     let mut third = open(&folder);
-    assert_eq!(third.recover().unwrap().segments.iter().map(|s| s.batch_id).collect::<Vec<_>>(), [id(1)]);
+    assert_eq!(adopt(&mut third).segments.iter().map(|s| s.batch_id).collect::<Vec<_>>(), [id(1)]);
     drop((second, third));
-    assert_eq!(open(&folder).recover().unwrap().segments.len(), 2);
+    assert_eq!(adopt(&mut open(&folder)).segments.len(), 2);
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "adopted lanes are removed");
 }
 
@@ -278,7 +304,7 @@ fn of_many_that_start_at_once_each_segment_is_adopted_by_one() {
                 .map(|_| {
                     scope.spawn(|| {
                         let mut spool = open(&folder);
-                        let segments = spool.recover().unwrap().segments;
+                        let segments = adopt(&mut spool).segments;
                         (spool, segments)
                     })
                 })
@@ -297,7 +323,7 @@ fn of_many_that_start_at_once_each_segment_is_adopted_by_one() {
 #[test]
 fn what_the_disk_does_not_take_is_held_in_memory() {
     let folder = Folder::new();
-    let mut outbox = Outbox::new(tallymark::outbox::Config::default(), open(&folder), rand::random::<u64>).unwrap();
+    let mut outbox = outbox(&folder, Config::default());
     outbox.push(NOW, &Event::custom("on disk")).unwrap();
     outbox.flush();
     for entry in fs::read_dir(&folder.0).unwrap() {
@@ -307,12 +333,12 @@ fn what_the_disk_does_not_take_is_held_in_memory() {
     outbox.push(NOW, &Event::custom("in memory")).unwrap();
     outbox.flush();
     let mut sent = Vec::new();
-    while let tallymark::outbox::Next::Send(attempt) = outbox.poll(NOW) {
+    while let Next::Send(attempt) = outbox.poll(NOW) {
         sent.push(attempt.body);
     }
     assert_eq!(sent.len(), 1, "the batch on disk cannot be read any more");
     assert!(sent[0].contains("in memory"));
-    assert_eq!(outbox.stats().dropped.of(tallymark::Reason::Storage), 1);
+    assert_eq!(outbox.stats().dropped.of(Reason::Storage), 1);
 }
 
 #[test]
@@ -329,7 +355,7 @@ fn a_batch_that_is_safe_on_disk_is_not_divided_into_memory() {
 #[test]
 fn a_part_is_never_adopted_beside_its_whole() {
     let folder = Folder::new();
-    let mut outbox = Outbox::new(tallymark::outbox::Config::default(), open(&folder), rand::random::<u64>).unwrap();
+    let mut outbox = outbox(&folder, Config::default());
     for _ in 0..2 {
         outbox.push(NOW, &Event::custom("n")).unwrap();
     }
@@ -342,12 +368,10 @@ fn a_part_is_never_adopted_beside_its_whole() {
     // As if it had died just before it removed the whole.
     drop(outbox);
     fs::write(&path, whole).unwrap();
-    // Already while it is adopted, for another that comes between may find some of the files only.
-    let spool = open(&folder);
+    // The part is gone before the whole is taken over, for another might take over the rest.
+    let outbox = heir(&folder, Config::default());
     let left = folder.files("batch");
     assert_eq!((left.len(), left[0].file_name()), (1, path.file_name()));
-    drop(spool);
-    let outbox = Outbox::new(tallymark::outbox::Config::default(), open(&folder), rand::random::<u64>).unwrap();
     assert_eq!(outbox.stats().adopted, 2);
 }
 
@@ -360,6 +384,201 @@ fn memory_and_directory_agree() {
     memory.append(id(1), &opening(id(1))).unwrap();
     drop(directory);
     let mut directory = open(&folder);
-    assert_eq!(directory.recover().unwrap(), memory.recover().unwrap());
+    assert_eq!(adopt(&mut directory), memory.recover().unwrap());
     assert_eq!(directory.read(id(1)).unwrap(), memory.read(id(1)).unwrap());
+}
+
+#[test]
+fn what_was_within_its_own_limit_is_not_pushed_out_when_it_is_taken_over() {
+    let folder = Folder::new();
+    let mut config = Config::default();
+    config.queue_bytes = 64 * 1024;
+    config.batch_bytes = 2 * 1024;
+    let mut others: Vec<_> = (0..4).map(|_| outbox(&folder, config.clone())).collect();
+    for other in &mut others {
+        for _ in 0..300 {
+            other.push(NOW, &Event::custom("n")).unwrap();
+        }
+        assert_eq!(other.stats().dropped.total(), 0);
+    }
+    drop(others);
+    let mut heir = heir(&folder, config);
+    let first = heir.stats().adopted;
+    assert!(first > 100 && first < 1_200, "{first}");
+    for _ in 0..50 {
+        heir.push(NOW, &Event::custom("n")).unwrap();
+    }
+    heir.flush();
+    // The rest waits where it is until there is room.
+    for _ in 0..1_000 {
+        match heir.poll(NOW) {
+            Next::Send(attempt) => {
+                let answer = Answer::Receipt { accepted: attempt.events, rejected: 0, retry: &[] };
+                heir.answer(NOW, attempt.batch_id, answer);
+            }
+            _ if heir.adopt().unwrap() == 0 => break,
+            _ => {}
+        }
+    }
+    let stats = heir.stats();
+    assert_eq!((stats.adopted, stats.delivered, stats.dropped.total(), stats.queued), (1_200, 1_250, 0, 0));
+    assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "emptied lanes are removed");
+}
+
+#[test]
+fn rot_in_an_open_segment_is_told_wherever_it_is() {
+    let place = Folder::new();
+    let (path, bytes) = segment(&place);
+    for at in (0..bytes.len()).filter(|at| *at != 7) {
+        for bit in [1, 0x80] {
+            let folder = Folder::new();
+            let lane = folder.0.join("lane-1");
+            fs::create_dir(&lane).unwrap();
+            fs::write(lane.join("lock"), "").unwrap();
+            let mut rotten = bytes.clone();
+            rotten[at] ^= bit;
+            fs::write(lane.join(path.file_name().unwrap()).with_extension("open"), &rotten).unwrap();
+            let mut spool = open(&folder);
+            let recovered = adopt(&mut spool);
+            let kept: u32 = recovered.segments.iter().map(|segment| segment.events).sum();
+            assert_eq!(fs::read_dir(folder.0.join("corrupt")).unwrap().count(), 1, "byte {at}");
+            // An event whose first bytes are damaged cannot be counted.
+            if !b"\n{".contains(&bytes[at]) {
+                assert_eq!(kept + recovered.corrupt, 3, "byte {at}");
+            }
+            for Segment { batch_id, .. } in recovered.segments {
+                assert!(spool.read(batch_id).unwrap().ends_with("\n]}"));
+            }
+        }
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn what_the_disk_cannot_read_is_moved_aside_and_its_neighbours_go_on() {
+    let folder = Folder::new();
+    let (path, _) = segment(&folder);
+    // Reading that from its beginning is an error.
+    std::os::unix::fs::symlink("/proc/self/mem", path.with_file_name(format!("{}.batch", id(2)))).unwrap();
+    let recovered = adopt(&mut open(&folder));
+    assert_eq!((recovered.segments.len(), recovered.corrupt), (1, 1));
+    assert_eq!(adopt(&mut open(&folder)).corrupt, 0);
+}
+
+#[test]
+fn a_lane_without_a_lock_is_told_and_left_alone() {
+    let folder = Folder::new();
+    let (path, bytes) = segment(&folder);
+    fs::remove_file(path.with_file_name("lock")).unwrap();
+    let mut spool = open(&folder);
+    let error = spool.adopt(usize::MAX).unwrap_err();
+    assert!(error.to_string().contains("whether"), "{error}");
+    assert!(fs::read(&path).unwrap().starts_with(&bytes));
+    // As the message says.
+    fs::write(path.with_file_name("lock"), "").unwrap();
+    assert_eq!(adopt(&mut spool).segments.len(), 1);
+}
+
+#[test]
+fn a_lane_that_cannot_be_taken_over_does_not_hold_up_the_others() {
+    let folder = Folder::new();
+    let (path, bytes) = segment(&folder);
+    let other_version = [&bytes[..7], b"\x02", &bytes[8..]].concat();
+    fs::write(path.with_file_name(format!("{}.batch", id(2))), other_version).unwrap();
+    let mut spool = open(&folder);
+    spool.append(id(3), &opening(id(3))).unwrap();
+    drop(spool);
+    let mut spool = open(&folder);
+    let mut found: Vec<_> = Vec::new();
+    let mut errors = 0;
+    for _ in 0..4 {
+        match spool.adopt(usize::MAX) {
+            Ok(recovered) => found.extend(recovered.segments.iter().map(|segment| segment.batch_id)),
+            Err(_) => errors += 1,
+        }
+    }
+    assert!(errors > 0);
+    found.sort();
+    assert_eq!(found, [id(1), id(3)]);
+}
+
+#[test]
+#[cfg(unix)]
+fn what_is_open_when_the_directory_goes_away_is_still_sent() {
+    let folder = Folder::new();
+    let mut outbox = outbox(&folder, Config::default());
+    outbox.push(NOW, &Event::custom("before")).unwrap();
+    fs::remove_dir_all(&folder.0).unwrap();
+    outbox.push(NOW, &Event::custom("after")).unwrap();
+    outbox.flush();
+    let Next::Send(attempt) = outbox.poll(NOW) else { panic!("nothing to send") };
+    assert_eq!(attempt.events, 2);
+    assert!(attempt.body.contains("before") && attempt.body.contains("after") && attempt.body.ends_with("\n]}"));
+    let receipt = Answer::Receipt { accepted: 2, rejected: 0, retry: &[] };
+    assert_eq!(outbox.answer(NOW, attempt.batch_id, receipt).delivered, 2);
+}
+
+#[cfg(unix)]
+const PART: &str = "TALLYMARK_SPOOL_PART";
+
+/// Runs a part of `child` in a process of its own, in that directory.
+#[cfg(unix)]
+fn run(part: &str, before: &str, folder: &Folder) {
+    let output = std::process::Command::new("sh")
+        .args(["-c", &format!("{before} exec \"$0\" --exact child")])
+        .arg(std::env::current_exe().unwrap())
+        .env(PART, part)
+        .current_dir(&folder.0)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+/// Not a test: what the processes do.
+#[test]
+#[cfg(unix)]
+fn child() {
+    let Ok(part) = std::env::var(PART) else { return };
+    let mut spool = DirectorySpool::open(Path::new("spool"), Durability::Process).unwrap();
+    match part.as_str() {
+        "elsewhere" => {
+            std::env::set_current_dir("/").unwrap();
+            spool.append(id(1), &opening(id(1))).unwrap();
+            spool.seal(id(1), "\n]}").unwrap();
+            assert!(spool.read(id(1)).is_ok());
+        }
+        "full" => {
+            for _ in 0..2 {
+                assert_eq!(adopt(&mut spool).segments.len(), 1);
+                assert!(spool.read(id(1)).unwrap().ends_with("\n]}"));
+                drop(spool);
+                spool = DirectorySpool::open(Path::new("spool"), Durability::Process).unwrap();
+            }
+        }
+        other => panic!("no such part: {other}"),
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_relative_directory_stays_where_it_is() {
+    let folder = Folder::new();
+    run("elsewhere", "", &folder);
+    assert_eq!(folder.files("batch").len(), 1);
+}
+
+#[test]
+#[cfg(unix)]
+fn what_was_left_is_taken_over_also_if_not_a_byte_more_fits() {
+    let folder = Folder::new();
+    let mut spool = DirectorySpool::open(&folder.0.join("spool"), Durability::Process).unwrap();
+    spool.append(id(1), &opening(id(1))).unwrap();
+    for _ in 0..400 {
+        spool.append(id(1), ",\n{\"n\":1}").unwrap();
+    }
+    drop(spool);
+    // That is less than the file is long.
+    run("full", "trap '' XFSZ; ulimit -f 2;", &folder);
+    assert_eq!(folder.files("open").len(), 1);
+    assert_eq!(adopt(&mut DirectorySpool::open(&folder.0.join("spool"), Durability::Process).unwrap()).corrupt, 0);
 }

@@ -6,8 +6,13 @@
 mod collector;
 
 use collector::{Act, Collector, Folder, PATIENCE, wait_until};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use reqwest::header::{HeaderName, HeaderValue};
+use std::cell::RefCell;
 use std::collections::HashMap;
+use std::error::Error as _;
+use std::net::SocketAddr;
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -510,6 +515,77 @@ fn the_client_outlives_the_runtime_that_built_it() {
 }
 
 #[test]
+fn a_resolver_that_panics_costs_a_try_and_no_event() {
+    const PANICS: usize = 6;
+    struct Moody(AtomicUsize, SocketAddr);
+    impl Resolve for Moody {
+        fn resolve(&self, _: Name) -> Resolving {
+            assert!(self.0.fetch_add(1, Ordering::Relaxed) >= PANICS, "a resolver of ours, on purpose");
+            let found: Addrs = Box::new([self.1].into_iter());
+            Box::pin(std::future::ready(Ok(found)))
+        }
+    }
+    let (collector, heard) = (Collector::start(|_| Act::Take), Heard::default());
+    let resolver = Moody(AtomicUsize::new(0), collector.address);
+    let http = reqwest::Client::builder().dns_resolver(Arc::new(resolver)).build().unwrap();
+    let endpoint = format!("http://collector.example:{}{}", collector.address.port(), collector.ledger.path);
+    // More panics than may be on their way at once.
+    let client = heard.listen(builder(&endpoint)).in_flight(2).batch_events(1).http_client(http).build().unwrap();
+    track(&client, 10);
+    let client = blocking::Client::from(client);
+    assert!(client.flush(PATIENCE).is_complete());
+    assert_eq!(client.stats().delivered, 10);
+    heard.expect_error("send");
+}
+
+/// As a service's own guards do, which live in a thread and track what has come of it.
+#[test]
+fn a_thread_may_track_while_it_ends() {
+    struct Guard(Client);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            self.0.track(Event::custom("at the end")).unwrap();
+        }
+    }
+    thread_local! {
+        static GUARD: RefCell<Option<Guard>> = const { RefCell::new(None) };
+    }
+    let collector = Collector::start(|_| Act::Take);
+    let client = builder(&collector.endpoint()).build().unwrap();
+    let (recording, notes) = Client::recording();
+    for client in [client.clone(), recording] {
+        std::thread::spawn(move || {
+            GUARD.set(Some(Guard(client.clone())));
+            client.track(Event::custom("before")).unwrap();
+        })
+        .join()
+        .unwrap();
+    }
+    assert_eq!((client.stats().made, notes.events().len()), (2, 2));
+}
+
+#[test]
+fn where_no_thread_can_be_started_that_is_an_error_also_inside_a_runtime() {
+    const INSIDE: &str = "TALLYMARK_NO_THREADS";
+    let name = "where_no_thread_can_be_started_that_is_an_error_also_inside_a_runtime";
+    if std::env::var_os(INSIDE).is_none() {
+        // A process in which no thread gets the stack that it wants. With one thread, a test runs in the first.
+        let mut process = Command::new(std::env::current_exe().unwrap());
+        process
+            .args([name, "--exact", "--test-threads=1"])
+            .env(INSIDE, "1")
+            .env("RUST_MIN_STACK", (1u64 << 50).to_string());
+        let output = process.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        return;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    let refused = runtime.block_on(async { builder("http://127.0.0.1:9").build().unwrap_err() });
+    assert!(refused.is_config());
+    assert!(refused.source().is_some());
+}
+
+#[test]
 fn a_report_tells_where_events_are() {
     let collector = Collector::start(|_| Act::Status(503, None));
     let where_are = |report: Report| (report.is_complete(), report.on_disk(), report.in_memory());
@@ -583,15 +659,17 @@ fn nothing_that_can_be_printed_shows_the_key() {
 }
 
 #[test]
-fn a_header_of_ones_own_is_sent() {
-    let collector = Collector::start(|request| match request.headers.get("x-tenant").map(HeaderValue::as_bytes) {
-        Some(b"seven") => Act::Take,
-        _ => Act::Status(400, None),
+fn a_header_of_ones_own_is_sent_beside_the_clients() {
+    let collector = Collector::start(|request| {
+        let values = |name| request.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+        let right = values("x-tenant") == [b"seven"] && values("authorization") == [b"Basic c2hvcDp0bXNfc2VjcmV0"];
+        if right { Act::Take } else { Act::Status(400, None) }
     });
-    let client = builder(&collector.endpoint())
-        .header(HeaderName::from_static("x-tenant"), HeaderValue::from_static("seven"))
-        .build_blocking()
-        .unwrap();
+    let mut builder = builder(&collector.endpoint());
+    for (name, value) in [("x-tenant", "six"), ("x-tenant", "seven"), ("authorization", "Bearer of mine")] {
+        builder = builder.header(HeaderName::from_static(name), HeaderValue::from_static(value));
+    }
+    let client = builder.build_blocking().unwrap();
     assert_eq!(client.track_confirmed(Event::custom("n")).unwrap(), Outcome::Delivered);
 }
 
@@ -600,23 +678,39 @@ fn a_header_of_ones_own_is_sent() {
 fn large_bodies_are_compressed_and_sent_plain_where_that_is_not_taken() {
     let large = || Custom::new("n").property("text", "x".repeat(4_000));
     let is_gzip = |request: &collector::Request| request.body.starts_with(&[0x1f, 0x8b]);
-    for takes_gzip in [true, false] {
+    for refusal in [None, Some(415), Some(400)] {
         let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
         let noted = Arc::clone(&seen);
         let collector = Collector::start(move |request| {
             noted.lock().unwrap().push(is_gzip(request));
             assert_eq!(is_gzip(request), request.headers.contains_key("content-encoding"));
-            if is_gzip(request) && !takes_gzip { Act::Status(415, None) } else { Act::Take }
+            match refusal {
+                Some(status) if is_gzip(request) => Act::Status(status, None),
+                _ => Act::Take,
+            }
         });
         let client = builder(&collector.endpoint()).gzip_above(1_000).build_blocking().unwrap();
         for event in [Custom::new("small"), large(), large()] {
             assert_eq!(client.track_confirmed(event).unwrap(), Outcome::Delivered);
         }
         // It asks only once.
-        let expected: &[bool] = if takes_gzip { &[false, true, true] } else { &[false, true, false, false] };
+        let expected: &[bool] = if refusal.is_none() { &[false, true, true] } else { &[false, true, false, false] };
         assert_eq!(*seen.lock().unwrap(), expected);
         assert_eq!(collector.ledger.counted().len(), 3);
     }
+
+    // What is refused plain as well was not refused for its compression, which goes on.
+    let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
+    let noted = Arc::clone(&seen);
+    let collector = Collector::start(move |request| {
+        noted.lock().unwrap().push(is_gzip(request));
+        Act::Status(400, None)
+    });
+    let client = builder(&collector.endpoint()).gzip_above(1_000).build_blocking().unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.track_confirmed(large()).unwrap(), Outcome::Dropped(Reason::Refused));
+    }
+    assert_eq!(*seen.lock().unwrap(), [true, false, true, false]);
 }
 
 #[test]
