@@ -1,44 +1,73 @@
 //! Who is asking: Basic auth against the list of sites.
 
 use crate::problem::{AUTH_FAILED, AUTH_MALFORMED, AUTH_REQUIRED, ORIGIN_NOT_ALLOWED, Problem, WRITE_KEY_CANNOT_READ};
-use crate::site::{Key, Site, Sites};
-use axum::http::{HeaderMap, header};
+use crate::rate::Limits;
+use crate::routes::Collector;
+use crate::site::{Key, Site};
+use axum::extract::FromRequestParts;
+use axum::http::header;
+use axum::http::request::Parts;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use std::sync::Arc;
+use tracing::Span;
 
-/// The site that may write with this request, and the kind of key it does so with.
-pub fn writer<'a>(sites: &'a Sites, headers: &HeaderMap) -> Result<(&'a Site, Key), Problem> {
-    let (site, key) = authenticate(sites, headers)?;
-    if key == Key::Write {
-        let origin = headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
-        if origin.is_none_or(|origin| !site.origins.iter().any(|known| known == origin)) {
-            return Err(Problem::new(
-                &ORIGIN_NOT_ALLOWED,
-                "Use the write key from a page on one of the site's origins, or use the secret key from a server.",
-            ));
+/// The site that may write with a request, and the kind of key it does so with.
+pub(crate) struct Writer {
+    pub(crate) site: Arc<Site>,
+    pub(crate) key: Key,
+}
+
+/// The site that may read with a request.
+pub(crate) struct Reader {
+    pub(crate) site: Arc<Site>,
+}
+
+impl FromRequestParts<Arc<Collector>> for Writer {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, collector: &Arc<Collector>) -> Result<Self, Problem> {
+        let (site, key) = authenticate(parts, collector)?;
+        if key == Key::Write {
+            let origin = parts.headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
+            if origin.is_none_or(|origin| !site.origins.iter().any(|known| known == origin)) {
+                return Err(Problem::new(
+                    &ORIGIN_NOT_ALLOWED,
+                    "Use the write key from a page on one of the site's origins, or use the secret key from a server.",
+                ));
+            }
+        }
+        Ok(Self { site, key })
+    }
+}
+
+impl FromRequestParts<Arc<Collector>> for Reader {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, collector: &Arc<Collector>) -> Result<Self, Problem> {
+        match authenticate(parts, collector)? {
+            (site, Key::Secret) => Ok(Self { site }),
+            (_, Key::Write) => Err(Problem::new(&WRITE_KEY_CANNOT_READ, "Read with the secret key.")),
         }
     }
-    Ok((site, key))
 }
 
-/// The site that may read with this request.
-pub fn reader<'a>(sites: &'a Sites, headers: &HeaderMap) -> Result<&'a Site, Problem> {
-    match authenticate(sites, headers)? {
-        (site, Key::Secret) => Ok(site),
-        (_, Key::Write) => Err(Problem::new(&WRITE_KEY_CANNOT_READ, "Read with the secret key.")),
-    }
-}
-
-fn authenticate<'a>(sites: &'a Sites, headers: &HeaderMap) -> Result<(&'a Site, Key), Problem> {
-    let Some(header) = headers.get(header::AUTHORIZATION) else {
+fn authenticate(parts: &Parts, collector: &Collector) -> Result<(Arc<Site>, Key), Problem> {
+    let Some(header) = parts.headers.get(header::AUTHORIZATION) else {
         return Err(Problem::new(&AUTH_REQUIRED, "Send the username and a key by Basic auth."));
     };
     let (username, key) = credentials(header.as_bytes()).ok_or_else(|| {
         Problem::new(&AUTH_MALFORMED, "Send `Basic`, a space, and base64 of the username, a colon and the key.")
     })?;
-    sites
+    let (site, key) = collector
+        .sites
         .authenticate(&username, &key)
-        .ok_or_else(|| Problem::new(&AUTH_FAILED, "No site has this username and this key."))
+        .ok_or_else(|| Problem::new(&AUTH_FAILED, "No site has this username and this key."))?;
+    Span::current().record("site", site.username.as_str());
+    if let Some(limits) = parts.extensions.get::<Arc<Limits>>() {
+        limits.check_key(&site.username, key)?;
+    }
+    Ok((site, key))
 }
 
 fn credentials(header: &[u8]) -> Option<(String, String)> {

@@ -1,18 +1,23 @@
-//! The command line: `serve` and `site add`.
+//! The command line: `serve`, and `site` with what can be done to a site.
 
 use crate::Error;
 use crate::embedded::Embedded;
+use crate::rate::Limits;
+use crate::reload;
 use crate::routes::{Collector, router, router_with_files};
-use crate::server::{serve, stop_signal};
-use crate::site::{self, NewKeys, Sites};
+use crate::server::{serve, stop_signal, with_client};
+use crate::site::{self, Key, NewKeys, Site, Sites};
 use crate::store::{Counters, Lake, Store};
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 use tokio::net::TcpListener;
+
+/// Up to the year 9999 a time can be written.
+const LAST_YEAR: Duration = Duration::from_secs(253_402_300_800);
 
 /// Collects page views, button clicks and custom events, and counts each exactly once.
 #[derive(Debug, Parser)]
@@ -39,7 +44,8 @@ struct Serve {
     /// Where the embedded store keeps its database and the lake its files.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
-    /// The list of sites; `site add` makes it.
+    /// The list of sites; `site add` makes it. Read again within seconds of a change, or at SIGHUP; one that
+    /// cannot be used is logged, and the sites stay as they were.
     #[arg(long, value_name = "FILE")]
     sites: PathBuf,
     /// A folder of files to serve wherever the collector has no route.
@@ -55,6 +61,19 @@ struct Serve {
     /// database until then.
     #[arg(long, default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     lake_roll_seconds: u64,
+    /// Requests a second, and at once, that each key of a site may make; more are answered 429. 0 is no limit.
+    /// The default is far above what pages and servers send in batches; what it stops is a loop.
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    rate_per_key: u32,
+    /// The same for each client address (for IPv6, each /64), whatever the request. 0 is no limit. The trackers
+    /// send each few seconds, so a thousand a second are thousands of visitors behind one address. Where a proxy
+    /// is in front, its address is everybody's unless `--trust-proxy` is given.
+    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    rate_per_address: u32,
+    /// How many proxies stand in front, each appending to `X-Forwarded-For` whom it got the request from. The
+    /// client's address is what the outermost has seen. With 0 the header is not looked at.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    trust_proxy: usize,
 }
 
 #[derive(Debug, Subcommand)]
@@ -66,10 +85,52 @@ enum SiteCommand {
         /// Where its pages live, such as https://shop.example. May be given several times.
         #[arg(long = "origin", value_name = "URL")]
         origins: Vec<String>,
-        /// The list of sites, made if there is none.
-        #[arg(long, value_name = "FILE")]
-        sites: PathBuf,
+        /// Store the visitors' IP addresses: of a page's events the connection's, of a server's (which come with
+        /// the secret key) what they say in `ipaddress`. Without this none is stored.
+        #[arg(long)]
+        store_ip: bool,
+        #[command(flatten)]
+        file: SitesFile,
     },
+    /// Print the sites: names, origins, and old keys that are still good.
+    List {
+        #[command(flatten)]
+        file: SitesFile,
+    },
+    /// Give a site new keys and print them, this once.
+    ///
+    /// The old keys stay good beside them, so that nothing is refused while the new ones are brought to where
+    /// they are used: for as long as `--overlap` says, or else until `site rotate NAME --finish`. After a key
+    /// has leaked, `--overlap 0s` makes all but the new one worthless at once.
+    Rotate {
+        /// The site's name.
+        name: String,
+        /// Which key; both unless given.
+        #[arg(long, value_enum)]
+        key: Option<Key>,
+        /// How long the old keys stay good, such as 24h or 7days.
+        #[arg(long, value_name = "TIME")]
+        overlap: Option<humantime::Duration>,
+        /// Make no new keys; end the overlap of the last rotation.
+        #[arg(long, conflicts_with = "overlap")]
+        finish: bool,
+        #[command(flatten)]
+        file: SitesFile,
+    },
+    /// Remove a site. Its keys are good for nothing any more; what it has sent stays.
+    Remove {
+        /// The site's name.
+        name: String,
+        #[command(flatten)]
+        file: SitesFile,
+    },
+}
+
+#[derive(Debug, Args)]
+struct SitesFile {
+    /// The list of sites; `site add` makes it if there is none. A running collector reads it again by itself.
+    #[arg(long, value_name = "FILE")]
+    sites: PathBuf,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -97,19 +158,66 @@ impl Cli {
     pub async fn run(self) -> Result<(), Error> {
         match self.command {
             Command::Serve(options) => options.run().await,
-            Command::Site(SiteCommand::Add { name, origins, sites }) => {
-                site::add(&sites, &name, &origins, |keys| {
-                    let NewKeys { secret_key, write_key } = keys;
-                    writeln!(std::io::stdout(), "username: {name}\nsecret_key: {secret_key}\nwrite_key: {write_key}")
-                })?;
-                Ok(())
-            }
+            Command::Site(command) => command.run(),
         }
     }
 }
 
+impl SiteCommand {
+    fn run(self) -> Result<(), Error> {
+        let mut out = std::io::stdout();
+        match self {
+            Self::Add { name, origins, store_ip, file } => {
+                site::add_site(&file.sites, &name, &origins, store_ip, |keys| {
+                    let NewKeys { secret_key, write_key } = keys;
+                    writeln!(out, "username: {name}\nsecret_key: {secret_key}\nwrite_key: {write_key}")
+                })?;
+            }
+            Self::List { file } => {
+                for site in site::list(&file.sites)? {
+                    say(&described(&site));
+                }
+            }
+            Self::Rotate { name, key, overlap, finish, file } => {
+                let kinds = key.map_or(vec![Key::Secret, Key::Write], |key| vec![key]);
+                if finish {
+                    return site::finish(&file.sites, &name, &kinds);
+                }
+                site::rotate(&file.sites, &name, &kinds, overlap.map(Into::into), |keys| {
+                    writeln!(out, "username: {name}")?;
+                    keys.iter().try_for_each(|(kind, key)| writeln!(out, "{}_key: {key}", kind.as_str()))
+                })?;
+            }
+            Self::Remove { name, file } => site::remove(&file.sites, &name)?,
+        }
+        Ok(())
+    }
+}
+
+/// A site on one line.
+fn described(site: &Site) -> String {
+    let mut text = site.username.clone();
+    for origin in &site.origins {
+        text.push_str(&format!("  {origin}"));
+    }
+    if site.store_ip {
+        text.push_str("  stores IP addresses");
+    }
+    for kind in [Key::Secret, Key::Write] {
+        let Some(old) = site.old_key(kind).filter(|old| old.is_good()) else { continue };
+        // Later than any calendar is as good as never.
+        let end = old.until.and_then(|until| UNIX_EPOCH.checked_add(Duration::from_millis(until)));
+        let end = end.filter(|end| *end < UNIX_EPOCH + LAST_YEAR);
+        let end = end.map_or("`--finish`".into(), |end| humantime::format_rfc3339_seconds(end).to_string());
+        text.push_str(&format!("  old {} key good until {end}", kind.as_str()));
+    }
+    text
+}
+
 impl Serve {
     async fn run(self) -> Result<(), Error> {
+        // Looked at first: what changes from here on is noticed.
+        let known = site::read(&self.sites)?;
         let sites = Sites::from_file(&self.sites)?;
         self.check_files()?;
         let listener = TcpListener::bind(&self.listen)
@@ -121,6 +229,9 @@ impl Serve {
             Some(folder) => router_with_files(Arc::clone(&collector), folder),
             None => router(Arc::clone(&collector)),
         };
+        let limits = Limits::new(self.rate_per_key, self.rate_per_address);
+        let router = with_client(router, Arc::new(limits), self.trust_proxy);
+        let watch = tokio::spawn(reload::watch(Arc::clone(&collector), self.sites.clone(), known)?);
         let address = listener.local_addr().map_err(|error| Error::config("cannot listen").because(error))?;
         say(&format!("listening on http://{address}"));
         serve(listener, router, async {
@@ -129,6 +240,7 @@ impl Serve {
             }
         })
         .await?;
+        watch.abort();
         collector.store.close().await?;
         say("stopped");
         Ok(())

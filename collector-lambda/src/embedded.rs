@@ -14,19 +14,26 @@ use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tallymark::Receipt;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// How long a batch's marker is kept: longer than any client keeps a batch.
 const MARKER_LIFETIME: u64 = 30 * DAY;
 /// How often old markers are removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
-/// Batches that may wait for the writer. Beyond that the answer is 503.
+/// Batches that may wait for the writer, and how many KiB of them. Beyond that the answer is 503.
 const WAITING: usize = 1024;
+const WAITING_KIB: usize = 64 * 1024;
+/// How long a batch may wait. One that would take longer is not taken in; one that does is answered 503, and its
+/// receipt is there when it comes again.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The longest that a client is asked to stay away.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Batches in one transaction.
 const GROUP: usize = 256;
 /// Lines that are held before they are moved to the lake ahead of time.
@@ -69,6 +76,9 @@ pub struct Embedded {
 #[derive(Debug)]
 struct Shared {
     jobs: mpsc::Sender<Job>,
+    /// A permit for each KiB that waits.
+    room: Arc<Semaphore>,
+    pace: Arc<Pace>,
     reader: Mutex<Connection>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     signals: std::sync::mpsc::Sender<Signal>,
@@ -88,10 +98,35 @@ pub enum Keep {
 }
 
 pub(crate) enum Job {
-    Commit { batch: Prepared, keep: Keep, reply: oneshot::Sender<Result<Receipt, Error>> },
+    Commit(Waiting),
     BeginRoll(oneshot::Sender<Option<Roll>>),
     EndRoll { upto: i64, reply: oneshot::Sender<bool> },
     Stop,
+}
+
+/// A batch on its way to the writer.
+pub(crate) struct Waiting {
+    batch: Prepared,
+    keep: Keep,
+    reply: oneshot::Sender<Result<Receipt, Error>>,
+    /// Given back when the batch is gone.
+    _room: OwnedSemaphorePermit,
+}
+
+/// How long the writer takes for a transaction, of late. Tells how long those that wait will.
+#[derive(Debug, Default)]
+struct Pace(AtomicU64);
+
+impl Pace {
+    /// Each weighs an eighth, so that one slow sync does not decide.
+    fn note(&self, took: Duration) {
+        let (latest, before) = (took.as_nanos() as u64, self.0.load(Ordering::Relaxed));
+        self.0.store(if before == 0 { latest } else { before - before / 8 + latest / 8 }, Ordering::Relaxed);
+    }
+
+    fn wait(&self, batches: usize) -> Duration {
+        Duration::from_nanos(self.0.load(Ordering::Relaxed).saturating_mul(batches.div_ceil(GROUP) as u64))
+    }
 }
 
 /// A move of lines to the lake.
@@ -139,26 +174,48 @@ impl Embedded {
 
         let (jobs, waiting) = mpsc::channel(WAITING);
         let (signals, told) = std::sync::mpsc::channel();
+        let pace = Arc::new(Pace::default());
         let threads = vec![
             spawn("tallymark-writer", {
-                let signals = signals.clone();
-                move || write(writer, waiting, &signals)
+                let (signals, pace) = (signals.clone(), Arc::clone(&pace));
+                move || write(writer, waiting, &signals, &pace)
             })?,
             spawn("tallymark-roller", {
                 let jobs = jobs.clone();
                 move || roll_on(&jobs, &roller, &raw, roll, &told)
             })?,
         ];
-        let threads = Mutex::new(threads);
-        Ok(Self { shared: Arc::new(Shared { jobs, reader: Mutex::new(reader), threads, signals, _lock: lock }) })
+        let (reader, threads) = (Mutex::new(reader), Mutex::new(threads));
+        let room = Arc::new(Semaphore::new(WAITING_KIB));
+        Ok(Self { shared: Arc::new(Shared { jobs, room, pace, reader, threads, signals, _lock: lock }) })
     }
 
     /// Commits what is to be kept of the batch. When this returns, it is on disk. A batch that is known
     /// changes nothing and gets its first receipt again.
     pub async fn commit(&self, batch: Prepared, keep: Keep) -> Result<Receipt, Error> {
+        if self.wait() > PATIENCE {
+            return Err(self.busy());
+        }
+        let bytes = batch.events.iter().map(|event| event.line.len() + event.key.len()).sum::<usize>();
+        let room = Arc::clone(&self.shared.room).try_acquire_many_owned(1 + (bytes / 1024) as u32);
+        let room = room.map_err(|_| self.busy())?;
         let (reply, answer) = oneshot::channel();
-        self.shared.jobs.try_send(Job::Commit { batch, keep, reply }).map_err(|_| busy())?;
-        answer.await.map_err(|_| busy())?
+        let job = Job::Commit(Waiting { batch, keep, reply, _room: room });
+        self.shared.jobs.try_send(job).map_err(|_| self.busy())?;
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => Err(self.busy()),
+        }
+    }
+
+    /// How long a batch would wait that came now.
+    fn wait(&self) -> Duration {
+        let waiting = self.shared.jobs.max_capacity() - self.shared.jobs.capacity();
+        self.shared.pace.wait(waiting)
+    }
+
+    fn busy(&self) -> Error {
+        Error::unavailable("The store is busy", self.wait().min(LONGEST_WAIT))
     }
 
     /// The receipt of a batch that was committed before.
@@ -245,10 +302,6 @@ impl Embedded {
     }
 }
 
-fn busy() -> Error {
-    Error::unavailable("The store is busy", Duration::from_secs(1))
-}
-
 fn unavailable(error: rusqlite::Error) -> Error {
     Error::unavailable("The store cannot be used", Duration::from_secs(5)).because(error)
 }
@@ -291,7 +344,7 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
 }
 
 /// The writer: one transaction for all that is waiting, and an answer for each once it is on disk.
-fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sync::mpsc::Sender<Signal>) {
+fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sync::mpsc::Sender<Signal>, pace: &Pace) {
     let (started, started_at) = (Instant::now(), crate::now());
     let mut prune = started;
     let mut held_bytes = 0;
@@ -301,9 +354,9 @@ fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sy
         let mut next = Some(first);
         while let Some(job) = next.take() {
             match job {
-                Job::Commit { batch, keep, reply } => {
-                    held_bytes += batch.events.iter().map(|event| event.line.len()).sum::<usize>();
-                    group.push((batch, keep, reply));
+                Job::Commit(commit) => {
+                    held_bytes += commit.batch.events.iter().map(|event| event.line.len()).sum::<usize>();
+                    group.push(commit);
                     if group.len() < GROUP {
                         next = waiting.try_recv().ok();
                     }
@@ -325,7 +378,11 @@ fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sy
                 }
             }
         }
-        commit_group(&mut db, group);
+        if !group.is_empty() {
+            let begun = Instant::now();
+            commit_group(&mut db, group);
+            pace.note(begun.elapsed());
+        }
         if held_bytes > ROLL_BYTES {
             held_bytes = 0;
             let _ = signals.send(Signal::Roll);
@@ -343,33 +400,28 @@ fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sy
     }
 }
 
-type Waiting = (Prepared, Keep, oneshot::Sender<Result<Receipt, Error>>);
-
 fn commit_group(db: &mut Connection, group: Vec<Waiting>) {
-    if group.is_empty() {
-        return;
-    }
     let mut commit = || -> rusqlite::Result<Vec<Result<Receipt, Error>>> {
         let transaction = db.transaction()?;
-        let receipts =
-            group.iter().map(|(batch, keep, _)| insert(&transaction, batch, *keep)).collect::<rusqlite::Result<_>>()?;
+        let receipts = group
+            .iter()
+            .map(|waiting| insert(&transaction, &waiting.batch, waiting.keep))
+            .collect::<rusqlite::Result<_>>()?;
         transaction.commit()?;
         Ok(receipts)
     };
     match commit() {
         Ok(receipts) => {
-            for ((_, _, reply), receipt) in group.into_iter().zip(receipts) {
-                let _ = reply.send(receipt);
+            for (waiting, receipt) in group.into_iter().zip(receipts) {
+                let _ = waiting.reply.send(receipt);
             }
         }
         Err(error) => {
             tracing::error!(%error, batches = group.len(), "cannot commit");
             let why = error.to_string();
-            for (_, _, reply) in group {
-                let _ =
-                    reply
-                        .send(Err(Error::unavailable("The store cannot be written", Duration::from_secs(5))
-                            .because(why.clone())));
+            for waiting in group {
+                let error = Error::unavailable("The store cannot be written", Duration::from_secs(5));
+                let _ = waiting.reply.send(Err(error.because(why.clone())));
             }
         }
     }

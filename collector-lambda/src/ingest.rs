@@ -8,6 +8,7 @@ use serde_json::Value;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
 use tallymark::{Batch, BatchId, Event, EventId, InvalidEvent, Rejected, limits};
 
 /// A client's clock may be this far off, in milliseconds, before its times are corrected: less is the
@@ -26,6 +27,8 @@ pub struct Arrival<'a> {
     pub sent_at: Option<u64>,
     /// The sender's user agent.
     pub useragent: Option<&'a str>,
+    /// The sender's address. It is stored only for sites that want it.
+    pub address: Option<IpAddr>,
 }
 
 /// Reads and checks the body of `POST /v1/batch`.
@@ -63,7 +66,7 @@ pub fn prepare_batch(site: &Site, key: Key, body: &[u8], arrival: Arrival<'_>) -
             if !seen.insert(event_id) {
                 return Err(Refusal::Repeated);
             }
-            accept(site, event, event_id, index, batch.batch_id, arrival).map_err(Refusal::Invalid)
+            accept(site, key, event, event_id, index, batch.batch_id, arrival).map_err(Refusal::Invalid)
         });
         match verdict {
             Ok(event) => prepared.events.push(event),
@@ -90,7 +93,8 @@ pub fn prepare_event(
         None => BatchId::new(arrival.received_at, &mut || rand::random()),
     };
     let event_id = event.event_id().unwrap_or_else(|| event_id(batch_id, 0));
-    let accepted = accept(site, event, event_id, 0, batch_id, arrival).map_err(|invalid| invalid_event(&invalid))?;
+    let accepted =
+        accept(site, key, event, event_id, 0, batch_id, arrival).map_err(|invalid| invalid_event(&invalid))?;
     Ok(Prepared {
         username: site.username.clone(),
         key,
@@ -117,6 +121,7 @@ pub fn invalid_event(invalid: &InvalidEvent) -> Problem {
 
 fn accept(
     site: &Site,
+    key: Key,
     mut event: Event,
     event_id: EventId,
     index: u32,
@@ -124,13 +129,18 @@ fn accept(
     arrival: Arrival<'_>,
 ) -> Result<Accepted, InvalidEvent> {
     let occurred_at = corrected(event.occurred_at(), arrival);
-    event.observed(event_id, occurred_at, site.store_ip);
+    // A server speaks for its visitors; of a page only the connection can be believed.
+    let (said, seen) = (site.store_ip && key == Key::Secret, site.store_ip && key == Key::Write);
+    event.observed(event_id, occurred_at, said);
     let mut line = event.encode(occurred_at, &mut || 0)?.json;
     line.pop();
     let mut add = |name: &str, value: Value| line.push_str(&format!(",\"{name}\":{value}"));
     if let (None, Some(useragent)) = (event.useragent(), arrival.useragent) {
         let end = useragent.floor_char_boundary(limits::USERAGENT_BYTES);
         add("useragent", useragent[..end].into());
+    }
+    if let Some(address) = arrival.address.filter(|_| seen) {
+        add("ipaddress", address.to_string().into());
     }
     add("username", site.username.as_str().into());
     add("batch_id", batch_id.to_string().into());

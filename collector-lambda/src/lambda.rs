@@ -5,9 +5,12 @@
 //! | `TALLYMARK_STREAM` | the Firehose delivery stream that takes the lines |
 //! | `TALLYMARK_TABLE` | the DynamoDB table that counts |
 //! | `TALLYMARK_SITES_SECRET` | the Secrets Manager secret that holds the list of sites: its name or ARN |
+//! | `TALLYMARK_SITES_REFRESH_SECONDS` | after how long the secret is read again, before a request: 300 unless set |
 //! | `TALLYMARK_SITES` | instead of the secret, the list of sites itself, for tests and small set-ups |
 
 use crate::Error;
+use crate::aws::Backoff;
+use crate::client::Client;
 use crate::dynamodb::DynamoDb;
 use crate::firehose::Firehose;
 use crate::routes::{self, Collector};
@@ -20,18 +23,34 @@ use lambda_http::tower::Service;
 use lambda_http::{Request, RequestExt, service_fn};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// After how long the list of sites is read again.
+const REFRESH: Duration = Duration::from_secs(300);
+/// The same where that has failed.
+const REFRESH_AFTER_FAILURE: Duration = Duration::from_secs(30);
 
 /// Runs the function for as long as Lambda wants it. What keeps it from starting is logged.
 pub async fn run() -> ExitCode {
-    let collector = match collector(|name| std::env::var(name).ok()).await {
-        Ok(collector) => collector,
+    let (collector, secret) = match collector(|name| std::env::var(name).ok()).await {
+        Ok((collector, secret)) => (Arc::new(collector), secret.map(Arc::new)),
         Err(error) => {
             tracing::error!(cause = %crate::error::chain(&error), "the collector cannot start");
             return ExitCode::FAILURE;
         }
     };
-    let router = routes::router(Arc::new(collector));
-    let handle = service_fn(|request: Request| router.clone().call(without_stage(request)));
+    let router = routes::router(Arc::clone(&collector));
+    let handle = service_fn(|request: Request| {
+        let (collector, secret, mut router) = (Arc::clone(&collector), secret.clone(), router.clone());
+        async move {
+            // Before the request: after it, the function may be stopped at any time.
+            if let Some(secret) = secret {
+                secret.refresh(&collector).await;
+            }
+            router.call(without_stage(with_client(request))).await
+        }
+    });
     match lambda_http::run(handle).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -41,8 +60,9 @@ pub async fn run() -> ExitCode {
     }
 }
 
-/// A collector set up from variables, as `variable` gives them, with its connections open.
-pub async fn collector(variable: impl Fn(&str) -> Option<String>) -> Result<Collector, Error> {
+/// A collector set up from variables, as `variable` gives them, with its connections open; and where its sites
+/// come from, if they may change.
+pub async fn collector(variable: impl Fn(&str) -> Option<String>) -> Result<(Collector, Option<SitesSecret>), Error> {
     let variable = |name: &str| variable(name).filter(|value| !value.is_empty());
     let required = |name: &str, what: &str| {
         variable(name).ok_or_else(|| Error::config(format!("the variable {name} is not set; it names {what}")))
@@ -55,22 +75,91 @@ pub async fn collector(variable: impl Fn(&str) -> Option<String>) -> Result<Coll
             "set one of the variables TALLYMARK_SITES_SECRET, which names a secret in Secrets Manager, and TALLYMARK_SITES",
         ));
     }
+    let every = match variable("TALLYMARK_SITES_REFRESH_SECONDS").map(|seconds| seconds.parse()) {
+        None => REFRESH,
+        Some(Ok(seconds)) => Duration::from_secs(seconds),
+        Some(Err(_)) => {
+            return Err(Error::config("the variable TALLYMARK_SITES_REFRESH_SECONDS is not a number of seconds"));
+        }
+    };
     let aws = aws_config::load_from_env().await;
     let store = Store::new(Lake::Firehose(Firehose::new(&aws, stream)), Counters::DynamoDb(DynamoDb::new(&aws, table)));
+    let secret = secret.map(|id| SitesSecret::new(&aws, id, every));
+    let json = async {
+        match (&secret, json) {
+            (Some(secret), _) => secret.read().await,
+            (None, json) => Ok(json.unwrap_or_default()),
+        }
+    };
     // The first request should not wait for connections that can be opened while the function starts.
-    let (json, ()) = tokio::join!(sites(&aws, secret, json), store.warm());
-    Ok(Collector { sites: Sites::from_json(&json?)?, store })
+    let (json, ()) = tokio::join!(json, store.warm());
+    Ok((Collector { sites: Sites::from_json(&json?)?, store }, secret))
 }
 
-async fn sites(aws: &SdkConfig, secret: Option<String>, json: Option<String>) -> Result<String, Error> {
-    if let Some(json) = json {
-        return Ok(json);
+/// The secret that holds the list of sites.
+#[derive(Debug)]
+pub struct SitesSecret {
+    client: aws_sdk_secretsmanager::Client,
+    id: String,
+    every: Duration,
+    /// When to read it again, in milliseconds since the Unix epoch: other clocks stand still with the function.
+    due: AtomicU64,
+}
+
+impl SitesSecret {
+    fn new(aws: &SdkConfig, id: String, every: Duration) -> Self {
+        let (retries, timeouts) = crate::aws::limits();
+        let config =
+            aws_sdk_secretsmanager::config::Builder::from(aws).retry_config(retries).timeout_config(timeouts).build();
+        let due = AtomicU64::new(after(every));
+        Self { client: aws_sdk_secretsmanager::Client::from_conf(config), id, every, due }
     }
-    let cannot = || Error::config("cannot read the sites from the secret TALLYMARK_SITES_SECRET");
-    let client = aws_sdk_secretsmanager::Client::new(aws);
-    let secret =
-        client.get_secret_value().set_secret_id(secret).send().await.map_err(|error| cannot().because(error))?;
-    secret.secret_string.ok_or_else(|| cannot().because("it is not text"))
+
+    async fn read(&self) -> Result<String, Error> {
+        let cannot = || Error::config("cannot read the sites from the secret TALLYMARK_SITES_SECRET");
+        let call = self.client.get_secret_value().secret_id(&self.id);
+        let secret = crate::aws::repeat(&mut Backoff::new(), || call.clone().send()).await;
+        secret.map_err(|error| cannot().because(error))?.secret_string.ok_or_else(|| cannot().because("it is not text"))
+    }
+
+    /// Reads it again if it is time. What cannot be used is logged, and the sites stay as they were.
+    pub async fn refresh(&self, collector: &Collector) {
+        if crate::now() < self.due.load(Ordering::Relaxed) {
+            return;
+        }
+        let refreshed = match self.read().await {
+            Ok(json) => collector.sites.replace(&json),
+            Err(error) => Err(error),
+        };
+        if let Err(error) = &refreshed {
+            let cause = crate::error::chain(error);
+            tracing::error!(cause, "the list of sites cannot be used; the sites stay as they were");
+        }
+        let wait = if refreshed.is_ok() { self.every } else { self.every.min(REFRESH_AFTER_FAILURE) };
+        self.due.store(after(wait), Ordering::Relaxed);
+    }
+}
+
+fn after(wait: Duration) -> u64 {
+    crate::now().saturating_add(wait.as_millis() as u64)
+}
+
+/// The request with the address of the client, as its front door says it.
+pub fn with_client(mut request: Request) -> Request {
+    let address = match request.request_context_ref() {
+        Some(RequestContext::ApiGatewayV1(context)) => context.identity.source_ip.as_deref(),
+        Some(RequestContext::ApiGatewayV2(context)) => context.http.source_ip.as_deref(),
+        // A load balancer appends whom it got the request from.
+        Some(RequestContext::Alb(_)) => {
+            let header = request.headers().get("x-forwarded-for").and_then(|header| header.to_str().ok());
+            header.and_then(|header| header.rsplit(',').next())
+        }
+        _ => None,
+    };
+    if let Some(address) = address.and_then(|address| address.trim().parse().ok()) {
+        request.extensions_mut().insert(Client(address));
+    }
+    request
 }
 
 /// The request with the path that its sender meant. API Gateway puts the name of a stage before it, in

@@ -7,12 +7,13 @@
 //! - [`ingest`] turns a request's body into a [`Prepared`](batch::Prepared) batch and commits it.
 //! - [`store`] says what stands behind: the embedded store, Firehose, DynamoDB.
 
-pub mod auth;
+mod auth;
 #[cfg(feature = "aws")]
 mod aws;
 pub mod batch;
 #[cfg(feature = "server")]
 pub mod cli;
+pub mod client;
 pub mod counts;
 #[cfg(feature = "server")]
 mod drain;
@@ -28,7 +29,11 @@ pub mod ingest;
 pub mod lake;
 #[cfg(feature = "lambda")]
 pub mod lambda;
+mod log;
 pub mod problem;
+pub mod rate;
+#[cfg(feature = "server")]
+mod reload;
 mod request;
 pub mod routes;
 #[cfg(feature = "server")]

@@ -4,6 +4,7 @@ use crate::Error;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
+use std::time::Duration;
 
 /// What a request did wrong, or what the collector cannot do for it now.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ macro_rules! kinds {
 kinds! {
     INVALID_JSON 400 "invalid_json" "The body is not JSON";
     INVALID_BATCH 400 "invalid_batch" "The body is not a batch";
+    INVALID_ENCODING 400 "invalid_encoding" "The body is not what its Content-Encoding says";
     AUTH_REQUIRED 401 "auth_required" "The request carries no credentials";
     AUTH_MALFORMED 401 "auth_malformed" "The Authorization header cannot be read";
     AUTH_FAILED 401 "auth_failed" "The username or the key is wrong";
@@ -52,6 +54,7 @@ kinds! {
     INVALID_QUERY 422 "invalid_query" "The query is not valid";
     ID_REUSED 422 "id_reused" "The id was used before, for something else";
     INVALID_IDEMPOTENCY_KEY 422 "invalid_idempotency_key" "The Idempotency-Key cannot be used";
+    RATE_LIMITED 429 "rate_limited" "Too many requests";
     INTERNAL 500 "internal" "The collector made a mistake";
     UNAVAILABLE 503 "unavailable" "The event could not be stored now";
 }
@@ -62,10 +65,22 @@ impl Problem {
         Self { kind, detail: detail.into(), header: None }
     }
 
+    /// The problem of who sends too much, and when to go on.
+    pub(crate) fn rate_limited(whose: &str, wait: Duration) -> Self {
+        let seconds = whole_seconds(wait);
+        Self::new(&RATE_LIMITED, format!("Too many requests {whose}. Send the same again after {seconds} s."))
+            .with_header(header::RETRY_AFTER, &seconds)
+    }
+
     pub(crate) fn with_header(mut self, name: HeaderName, value: &str) -> Self {
         self.header = HeaderValue::from_str(value).ok().map(|value| (name, value));
         self
     }
+}
+
+/// For `Retry-After`: rounded up, or the next attempt would come too early.
+fn whole_seconds(wait: Duration) -> String {
+    wait.as_millis().div_ceil(1000).max(1).to_string()
 }
 
 impl IntoResponse for Problem {
@@ -101,7 +116,7 @@ impl From<Error> for Problem {
         match error.retry_after() {
             Some(after) => {
                 tracing::warn!(%cause, "a sink is unavailable");
-                let seconds = after.as_secs().max(1).to_string();
+                let seconds = whole_seconds(after);
                 Self::new(&UNAVAILABLE, format!("{error}. Send the same again after {seconds} s."))
                     .with_header(header::RETRY_AFTER, &seconds)
             }

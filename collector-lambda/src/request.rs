@@ -1,33 +1,57 @@
-//! Reading a request's body: JSON, bounded in size and in time.
+//! Reading a request's body: JSON, plain or as gzip, bounded in size and in time.
 
-use crate::problem::{BODY_TOO_LARGE, Problem, REQUEST_TIMEOUT, UNSUPPORTED_ENCODING, UNSUPPORTED_MEDIA_TYPE};
+use crate::problem::{
+    BODY_TOO_LARGE, INVALID_ENCODING, Problem, REQUEST_TIMEOUT, UNSUPPORTED_ENCODING, UNSUPPORTED_MEDIA_TYPE,
+};
 use axum::body::Body;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderValue, header};
+use flate2::bufread::MultiGzDecoder;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use std::io::Read;
 use std::time::Duration;
+use tracing::Span;
 
 /// How long a body may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The body, if it is declared as JSON and at most `limit` bytes long. What declares itself longer is
-/// refused before a byte of it is read.
+/// The body, decoded, if it is declared as JSON and at most `limit` bytes long, on its way as well as decoded.
+/// What declares itself longer is refused before a byte of it is read.
 pub(crate) async fn json_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
     check_type(headers)?;
-    check_encoding(headers)?;
-    let too_large = || Problem::new(&BODY_TOO_LARGE, format!("The body may have {limit} bytes."));
+    let is_gzip = is_gzip(headers)?;
+    let too_large = || Problem::new(&BODY_TOO_LARGE, format!("The body may have {limit} bytes, decoded."));
     let declared = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    match tokio::time::timeout(BODY_TIMEOUT, whole(Limited::new(body, limit))).await {
-        Ok(Ok(body)) => Ok(body),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+    let body = match tokio::time::timeout(BODY_TIMEOUT, whole(Limited::new(body, limit))).await {
+        Ok(Ok(body)) => body,
+        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
         // Cut off or stalled on the way: nothing was stored, and the client may send it again.
-        Ok(Err(_)) | Err(_) => Err(Problem::new(
-            &REQUEST_TIMEOUT,
-            format!("A body must arrive whole within {} s.", BODY_TIMEOUT.as_secs()),
-        )),
+        Ok(Err(_)) | Err(_) => {
+            return Err(Problem::new(
+                &REQUEST_TIMEOUT,
+                format!("A body must arrive whole within {} s.", BODY_TIMEOUT.as_secs()),
+            ));
+        }
+    };
+    Span::current().record("bytes", body.len());
+    if !is_gzip {
+        return Ok(body);
     }
+    match gunzip(&body, limit) {
+        Ok(body) if body.len() <= limit => Ok(body),
+        Ok(_) => Err(too_large()),
+        Err(error) => Err(Problem::new(&INVALID_ENCODING, format!("The body is no whole gzip: {error}."))),
+    }
+}
+
+/// Decodes all members, as RFC 1952 has it. Stops a byte past the limit, whatever would still come and
+/// whatever the gzip says of its size.
+fn gunzip(body: &[u8], limit: usize) -> std::io::Result<Vec<u8>> {
+    let mut decoded = Vec::new();
+    MultiGzDecoder::new(body).take(limit as u64 + 1).read_to_end(&mut decoded)?;
+    Ok(decoded)
 }
 
 /// Copies the frames together. Keeping them would keep the buffers they came in, however little is in each.
@@ -50,11 +74,15 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
     Err(Problem::new(&UNSUPPORTED_MEDIA_TYPE, "Send JSON with `Content-Type: application/json`."))
 }
 
-fn check_encoding(headers: &HeaderMap) -> Result<(), Problem> {
-    match headers.get(header::CONTENT_ENCODING) {
-        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            Err(Problem::new(&UNSUPPORTED_ENCODING, "Send the body without Content-Encoding."))
-        }
-        _ => Ok(()),
+/// Whether the body is gzip. Anything but that and the body as it is, is refused, also both one after the other.
+fn is_gzip(headers: &HeaderMap) -> Result<bool, Problem> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
+    let is = |encoding: &[u8], name: &str| encoding.eq_ignore_ascii_case(name.as_bytes());
+    match (encodings.next(), encodings.next()) {
+        (None, _) => Ok(false),
+        (Some(encoding), None) if is(encoding, "identity") => Ok(false),
+        (Some(encoding), None) if is(encoding, "gzip") || is(encoding, "x-gzip") => Ok(true),
+        _ => Err(Problem::new(&UNSUPPORTED_ENCODING, "Send the body with `Content-Encoding: gzip`, or without any.")
+            .with_header(header::ACCEPT_ENCODING, "gzip")),
     }
 }

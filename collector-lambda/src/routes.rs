@@ -1,15 +1,20 @@
 //! The HTTP surface: the same router under the server and under AWS Lambda.
 
-use crate::auth;
+use crate::auth::{Reader, Writer};
+use crate::client::Client;
 use crate::counts::{DAY, HOUR, Hours, Query, SERIES_POINTS, TOP_KEYS};
 use crate::ingest::{self, Arrival};
+use crate::log::{REQUEST_ID, log};
 use crate::problem::{INVALID_IDEMPOTENCY_KEY, INVALID_QUERY, METHOD_NOT_ALLOWED, NOT_FOUND, Problem};
+use crate::rate::Limits;
 use crate::request::json_body;
 use crate::site::Sites;
 use crate::store::Store;
-use axum::body::Body;
-use axum::extract::{RawQuery, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::extract::{RawQuery, Request, State};
+use axum::http::request::Parts;
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
@@ -41,7 +46,7 @@ type Shared = State<Arc<Collector>>;
 
 /// The router.
 pub fn router(collector: Arc<Collector>) -> Router {
-    routes().fallback(not_found).layer(cors(Arc::clone(&collector))).with_state(collector)
+    doors(routes().fallback(not_found), collector)
 }
 
 /// The router, with the files of a folder wherever it has no route of its own.
@@ -55,7 +60,34 @@ pub fn router_with_files(collector: Arc<Collector>, folder: &std::path::Path) ->
     let files = ServeDir::new(folder).call_fallback_on_method_not_allowed(true).fallback(missing);
     // A file may change at any time, so browsers ask each time; unchanged ones cost them no transfer.
     let files = SetResponseHeader::overriding(files, header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    routes().fallback_service(files).layer(cors(Arc::clone(&collector))).with_state(collector)
+    doors(routes().fallback_service(files), collector)
+}
+
+/// What every request goes through, the last first. Refusals too carry what a page needs to read them.
+fn doors(routes: Router<Arc<Collector>>, collector: Arc<Collector>) -> Router {
+    let routes = routes.layer(from_fn(limit)).layer(cors(Arc::clone(&collector)));
+    routes.layer(from_fn(security)).layer(from_fn(log)).with_state(collector)
+}
+
+/// Before the key is looked at, so that nobody can try keys faster than that.
+async fn limit(request: Request, next: Next) -> Result<Response, Problem> {
+    if let (Some(limits), Some(address)) = (request.extensions().get::<Arc<Limits>>(), Client::of(request.extensions()))
+    {
+        limits.check_address(address)?;
+    }
+    Ok(next.run(request).await)
+}
+
+/// Answers are nobody else's, and what they say they are. There is no policy of what a served page may load:
+/// only who wrote it knows.
+async fn security(request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    let headers = response.headers_mut();
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // As browsers have it without: stricter, a page would no longer know where its visitor came from.
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("strict-origin-when-cross-origin"));
+    response
 }
 
 fn routes() -> Router<Arc<Collector>> {
@@ -74,7 +106,8 @@ fn routes() -> Router<Arc<Collector>> {
 }
 
 /// Preflights carry no credentials, so they are answered for the origins of any site; which site's key
-/// may be used from where is decided when the request itself comes.
+/// may be used from where is decided when the request itself comes. Keys travel in a header of their own, so
+/// browsers need not be allowed to send cookies, and are not.
 fn cors(collector: Arc<Collector>) -> CorsLayer {
     let known = move |origin: &HeaderValue, _: &axum::http::request::Parts| {
         origin.to_str().is_ok_and(|origin| collector.sites.knows_origin(origin))
@@ -82,41 +115,49 @@ fn cors(collector: Arc<Collector>) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(known))
         .allow_methods([Method::GET, Method::POST])
-        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, IDEMPOTENCY_KEY, SENT_AT])
-        .expose_headers([header::RETRY_AFTER])
+        .allow_headers([
+            header::AUTHORIZATION,
+            header::CONTENT_ENCODING,
+            header::CONTENT_TYPE,
+            IDEMPOTENCY_KEY,
+            SENT_AT,
+            REQUEST_ID,
+        ])
+        .expose_headers([header::RETRY_AFTER, REQUEST_ID])
         .max_age(PREFLIGHT_MAX_AGE)
 }
 
-async fn batch(State(collector): Shared, headers: HeaderMap, body: Body) -> Result<Json<Receipt>, Problem> {
-    let (site, key) = auth::writer(&collector.sites, &headers)?;
+async fn batch(State(collector): Shared, writer: Writer, request: Request) -> Result<Json<Receipt>, Problem> {
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
     let body = json_body(&headers, body, limits::BATCH_BYTES).await?;
-    let prepared = ingest::prepare_batch(site, key, &body, arrival(&headers))?;
+    let prepared = ingest::prepare_batch(&writer.site, writer.key, &body, arrival(&headers, &extensions))?;
     Ok(Json(collector.store.commit(prepared).await?))
 }
 
-async fn page_view(collector: Shared, headers: HeaderMap, body: Body) -> Result<Json<Value>, Problem> {
-    single(collector, &headers, body, |json| require_session(decode("page_view", json)?)).await
+async fn page_view(collector: Shared, writer: Writer, request: Request) -> Result<Json<Value>, Problem> {
+    single(collector, writer, request, |json| require_session(decode("page_view", json)?)).await
 }
 
-async fn button_click(collector: Shared, headers: HeaderMap, body: Body) -> Result<Json<Value>, Problem> {
-    single(collector, &headers, body, |json| require_session(decode("button_click", json)?)).await
+async fn button_click(collector: Shared, writer: Writer, request: Request) -> Result<Json<Value>, Problem> {
+    single(collector, writer, request, |json| require_session(decode("button_click", json)?)).await
 }
 
-async fn track(collector: Shared, headers: HeaderMap, body: Body) -> Result<Json<Value>, Problem> {
-    single(collector, &headers, body, |json| any_object(&json)).await
+async fn track(collector: Shared, writer: Writer, request: Request) -> Result<Json<Value>, Problem> {
+    single(collector, writer, request, |json| any_object(&json)).await
 }
 
 async fn single(
     State(collector): Shared,
-    headers: &HeaderMap,
-    body: Body,
+    writer: Writer,
+    request: Request,
     read: impl FnOnce(Value) -> Result<Event, Problem>,
 ) -> Result<Json<Value>, Problem> {
-    let (site, key) = auth::writer(&collector.sites, headers)?;
-    let idempotency_key = idempotency_key(headers)?;
-    let body = json_body(headers, body, limits::EVENT_BYTES).await?;
+    let (Parts { headers, extensions, .. }, body) = request.into_parts();
+    let idempotency_key = idempotency_key(&headers)?;
+    let body = json_body(&headers, body, limits::EVENT_BYTES).await?;
     let event = read(ingest::parse_event(&body)?)?;
-    let prepared = ingest::prepare_event(site, key, event, &body, idempotency_key, arrival(headers))?;
+    let arrival = arrival(&headers, &extensions);
+    let prepared = ingest::prepare_event(&writer.site, writer.key, event, &body, idempotency_key, arrival)?;
     collector.store.commit(prepared).await?;
     Ok(Json(json!({"message": "Received"})))
 }
@@ -155,11 +196,12 @@ fn any_object(json: &Value) -> Result<Event, Problem> {
     Ok(event.properties(properties).into())
 }
 
-fn arrival(headers: &HeaderMap) -> Arrival<'_> {
+fn arrival<'a>(headers: &'a HeaderMap, extensions: &Extensions) -> Arrival<'a> {
     Arrival {
         received_at: crate::now(),
         sent_at: text(headers, &SENT_AT).and_then(|time| time.parse().ok()),
         useragent: text(headers, &header::USER_AGENT),
+        address: Client::of(extensions),
     }
 }
 
@@ -187,10 +229,9 @@ struct UrlQuery {
 
 async fn page_view_count(
     State(collector): Shared,
-    headers: HeaderMap,
+    Reader { site }: Reader,
     RawQuery(raw): RawQuery,
 ) -> Result<Json<Value>, Problem> {
-    let site = auth::reader(&collector.sites, &headers)?;
     let UrlQuery { url } = query(raw)?;
     count_of(&collector, &site.username, "page_view", url).await
 }
@@ -202,10 +243,9 @@ struct ButtonQuery {
 
 async fn button_click_count(
     State(collector): Shared,
-    headers: HeaderMap,
+    Reader { site }: Reader,
     RawQuery(raw): RawQuery,
 ) -> Result<Json<Value>, Problem> {
-    let site = auth::reader(&collector.sites, &headers)?;
     let ButtonQuery { button_id } = query(raw)?;
     count_of(&collector, &site.username, "button_click", button_id).await
 }
@@ -240,8 +280,11 @@ enum Interval {
     Day,
 }
 
-async fn counts(State(collector): Shared, headers: HeaderMap, RawQuery(raw): RawQuery) -> Result<Json<Value>, Problem> {
-    let site = auth::reader(&collector.sites, &headers)?;
+async fn counts(
+    State(collector): Shared,
+    Reader { site }: Reader,
+    RawQuery(raw): RawQuery,
+) -> Result<Json<Value>, Problem> {
     let asked: CountsQuery = query(raw)?;
     check_event_type(&asked.event_type)?;
     let query = Query {
@@ -304,8 +347,11 @@ fn default_top() -> u32 {
     10
 }
 
-async fn top(State(collector): Shared, headers: HeaderMap, RawQuery(raw): RawQuery) -> Result<Json<Value>, Problem> {
-    let site = auth::reader(&collector.sites, &headers)?;
+async fn top(
+    State(collector): Shared,
+    Reader { site }: Reader,
+    RawQuery(raw): RawQuery,
+) -> Result<Json<Value>, Problem> {
     let TopQuery { event_type, limit } = query(raw)?;
     check_event_type(&event_type)?;
     if !(1..=TOP_KEYS).contains(&limit) {

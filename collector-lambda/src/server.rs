@@ -1,7 +1,11 @@
 //! The server: the router on a TCP port, with limits on what peers may hold, and a clean end.
 
 use crate::Error;
+use crate::client::Client;
+use crate::rate::Limits;
 use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -12,6 +16,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
+use tower_http::add_extension::AddExtension;
 
 /// How long the head of a request may take, also on a connection that is kept open.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
@@ -40,9 +45,9 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
             let place = Arc::clone(&places).acquire_owned().await;
             (place, listener.accept().await)
         };
-        let (place, stream) = tokio::select! {
+        let (place, stream, peer) = tokio::select! {
             (place, accepted) = next => match accepted {
-                Ok((stream, _)) => (place, stream),
+                Ok((stream, peer)) => (place, stream, peer),
                 Err(error) => {
                     // Out of open files, most likely: give the others time to end.
                     if std::mem::replace(&mut accepting, false) {
@@ -58,7 +63,8 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
         let _ = stream.set_nodelay(true);
         let mut stream = TimeoutStream::new(stream);
         stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        let service = TowerToHyperService::new(router.clone());
+        let service = AddExtension::new(router.clone(), Client(peer.ip()));
+        let service = TowerToHyperService::new(service);
         let connection = graceful.watch(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
@@ -72,6 +78,18 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
         tracing::warn!("some requests did not finish in time; they were not answered");
     }
     Ok(())
+}
+
+/// The router for clients that come through so many trusted proxies, and within these limits.
+pub fn with_client(router: Router, limits: Arc<Limits>, proxies: usize) -> Router {
+    router.layer(from_fn(move |mut request: Request, next: Next| {
+        if let Some(peer) = request.extensions().get::<Client>().copied() {
+            let client = peer.behind(proxies, request.headers());
+            request.extensions_mut().insert(client);
+        }
+        request.extensions_mut().insert(Arc::clone(&limits));
+        next.run(request)
+    }))
 }
 
 /// As many as the system allows: each connection may need a second file, to serve it.

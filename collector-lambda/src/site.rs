@@ -8,6 +8,8 @@ use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 use subtle::ConstantTimeEq;
 
 /// The longest username, in bytes.
@@ -23,12 +25,53 @@ pub struct Site {
     pub secret_key_sha256: String,
     /// SHA-256 of the key that only writes, and only from the origins.
     pub write_key_sha256: String,
+    /// The secret key before this one, while that is still good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_secret_key: Option<OldKey>,
+    /// The write key before this one, while that is still good.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub old_write_key: Option<OldKey>,
     /// Where pages with the write key live, such as `https://shop.example`.
     #[serde(default)]
     pub origins: Vec<String>,
     /// Whether the visitors' IP addresses are stored. They are not unless this is set.
     #[serde(default, skip_serializing_if = "is_false")]
     pub store_ip: bool,
+}
+
+/// A key that has been replaced.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct OldKey {
+    /// SHA-256 of the key, as 64 hex digits.
+    pub sha256: String,
+    /// Until when it is good, in milliseconds since the Unix epoch; without a time, until it is removed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<u64>,
+}
+
+impl OldKey {
+    /// Whether it is still good.
+    pub fn is_good(&self) -> bool {
+        self.until.is_none_or(|until| crate::now() < until)
+    }
+}
+
+impl Site {
+    /// The key of this kind that has been replaced, if it is still in the list.
+    pub fn old_key(&self, key: Key) -> Option<&OldKey> {
+        match key {
+            Key::Secret => self.old_secret_key.as_ref(),
+            Key::Write => self.old_write_key.as_ref(),
+        }
+    }
+
+    fn key_mut(&mut self, key: Key) -> (&mut String, &mut Option<OldKey>) {
+        match key {
+            Key::Secret => (&mut self.secret_key_sha256, &mut self.old_secret_key),
+            Key::Write => (&mut self.write_key_sha256, &mut self.old_write_key),
+        }
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
@@ -43,7 +86,8 @@ struct SitesFile {
 }
 
 /// What a key allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum Key {
     /// Writes and reads.
     Secret,
@@ -61,19 +105,35 @@ impl Key {
     }
 }
 
-/// All sites, ready to check credentials against.
-#[derive(Debug, Default)]
+/// All sites, ready to check credentials against. They may be replaced at any time.
+#[derive(Debug)]
 pub struct Sites {
+    list: RwLock<Arc<List>>,
+}
+
+#[derive(Debug, Default)]
+struct List {
     sites: HashMap<String, Entry>,
     origins: HashSet<String>,
 }
 
 #[derive(Debug)]
 struct Entry {
-    site: Site,
-    secret: [u8; 32],
-    write: [u8; 32],
+    site: Arc<Site>,
+    /// As many for every site, so that it takes the same time to find that none of them fits.
+    keys: [KnownKey; 4],
 }
+
+#[derive(Clone, Copy, Debug)]
+struct KnownKey {
+    key: Key,
+    hash: [u8; 32],
+    /// Until when it is good.
+    until: u64,
+}
+
+/// What nobody has.
+const NO_KEY: KnownKey = KnownKey { key: Key::Write, hash: [0; 32], until: 0 };
 
 /// The two keys of a new site. They are shown once and stored nowhere.
 pub struct NewKeys {
@@ -86,103 +146,223 @@ pub struct NewKeys {
 impl Sites {
     /// Reads the sites from JSON: `{"sites":[{"username":…,"secret_key_sha256":…,"write_key_sha256":…,"origins":[…]}]}`.
     pub fn from_json(json: &str) -> Result<Self, Error> {
-        Self::new(parse(json)?)
+        Ok(Self { list: RwLock::new(Arc::new(List::new(parse(json)?)?)) })
     }
 
     /// Reads the sites from a file.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        let json = fs::read_to_string(path).map_err(|error| {
-            Error::config(format!("cannot read the sites file {}; `site add` makes it", path.display())).because(error)
-        })?;
-        Self::from_json(&json)
+        Self::from_json(&read(path)?)
             .map_err(|error| Error::config(format!("the sites file {} is not valid", path.display())).because(error))
     }
 
-    fn new(file: SitesFile) -> Result<Self, Error> {
-        let mut sites = HashMap::new();
-        let mut origins = HashSet::new();
-        for site in file.sites {
-            check_username(&site.username)?;
-            for origin in &site.origins {
-                check_origin(origin)?;
-                origins.insert(origin.clone());
-            }
-            let entry = Entry {
-                secret: hash_from_hex(&site.secret_key_sha256)?,
-                write: hash_from_hex(&site.write_key_sha256)?,
-                site,
-            };
-            let username = entry.site.username.clone();
-            if entry.secret == entry.write {
-                return Err(Error::config(format!("the two keys of the site {username} are the same")));
-            }
-            if sites.insert(username.clone(), entry).is_some() {
-                return Err(Error::config(format!("the site {username} is listed twice")));
-            }
-        }
-        Ok(Self { sites, origins })
+    /// Takes these sites instead, unless something is wrong with them.
+    pub fn replace(&self, json: &str) -> Result<(), Error> {
+        let list = Arc::new(List::new(parse(json)?)?);
+        *self.list.write().unwrap_or_else(PoisonError::into_inner) = list;
+        Ok(())
     }
 
     /// The site and what the key allows, if both fit. It takes the same time for an unknown site.
-    pub fn authenticate(&self, username: &str, key: &str) -> Option<(&Site, Key)> {
+    pub fn authenticate(&self, username: &str, key: &str) -> Option<(Arc<Site>, Key)> {
         let given: [u8; 32] = Sha256::digest(key).into();
-        let entry = self.sites.get(username);
-        let nobody = [0; 32];
-        let (secret, write) = entry.map_or((&nobody, &nobody), |entry| (&entry.secret, &entry.write));
-        let is_secret = given.ct_eq(secret);
-        let is_write = given.ct_eq(write);
-        let site = &entry?.site;
-        if bool::from(is_secret) {
-            Some((site, Key::Secret))
-        } else if bool::from(is_write) {
-            Some((site, Key::Write))
-        } else {
-            None
+        let now = crate::now();
+        let list = self.list();
+        let entry = list.sites.get(username);
+        let mut found = None;
+        for known in entry.map_or(&[NO_KEY; 4], |entry| &entry.keys) {
+            if bool::from(given.ct_eq(&known.hash)) && now < known.until {
+                found = Some(known.key);
+            }
         }
+        Some((Arc::clone(&entry?.site), found?))
     }
 
     /// Whether any site has this origin. A preflight carries no credentials, so it cannot be asked for one site.
     pub fn knows_origin(&self, origin: &str) -> bool {
-        self.origins.contains(origin)
+        self.list().origins.contains(origin)
+    }
+
+    fn list(&self) -> Arc<List> {
+        Arc::clone(&self.list.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
-/// Adds a site to the file, which is made if there is none, and returns its keys. They are given to `show`
-/// before the site is in the file: a site whose keys nobody has seen is of no use.
+impl List {
+    fn new(file: SitesFile) -> Result<Self, Error> {
+        let mut list = Self::default();
+        for site in file.sites {
+            check_username(&site.username)?;
+            for origin in &site.origins {
+                check_origin(origin)?;
+                list.origins.insert(origin.clone());
+            }
+            let username = site.username.clone();
+            let keys = known_keys(&site)?;
+            let secrets = keys.iter().filter(|known| known.key == Key::Secret);
+            if secrets.clone().any(|secret| keys.iter().any(|k| k.key == Key::Write && k.hash == secret.hash)) {
+                return Err(Error::config(format!("two keys of the site {username} are the same")));
+            }
+            if list.sites.insert(username.clone(), Entry { site: Arc::new(site), keys }).is_some() {
+                return Err(Error::config(format!("the site {username} is listed twice")));
+            }
+        }
+        Ok(list)
+    }
+}
+
+fn known_keys(site: &Site) -> Result<[KnownKey; 4], Error> {
+    let current = |key, hash| Ok(KnownKey { key, hash: hash_from_hex(hash)?, until: u64::MAX });
+    let old = |key| match site.old_key(key) {
+        Some(old) => Ok(KnownKey { key, hash: hash_from_hex(&old.sha256)?, until: old.until.unwrap_or(u64::MAX) }),
+        None => Ok(NO_KEY),
+    };
+    Ok([
+        current(Key::Secret, &site.secret_key_sha256)?,
+        current(Key::Write, &site.write_key_sha256)?,
+        old(Key::Secret)?,
+        old(Key::Write)?,
+    ])
+}
+
+/// Adds a site that stores no addresses, and returns its keys; see [`add_site`].
 pub fn add(
     path: &Path,
     username: &str,
     origins: &[String],
     show: impl FnOnce(&NewKeys) -> io::Result<()>,
 ) -> Result<NewKeys, Error> {
-    let failed = |what: &str| Error::config(format!("cannot {what} the sites file {}", path.display()));
+    add_site(path, username, origins, false, show)
+}
+
+/// Adds a site to the file, which is made if there is none, and returns its keys. They are given to `show`
+/// before the site is in the file: a site whose keys nobody has seen is of no use.
+pub fn add_site(
+    path: &Path,
+    username: &str,
+    origins: &[String],
+    store_ip: bool,
+    show: impl FnOnce(&NewKeys) -> io::Result<()>,
+) -> Result<NewKeys, Error> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|error| failed("make the folder of").because(error))?;
+        fs::create_dir_all(folder).map_err(|error| failed("make the folder of", path).because(error))?;
     }
+    let add = |sites: &mut Vec<Site>| {
+        if sites.iter().any(|site| site.username == username) {
+            return Err(Error::config(format!("the site {username} is there already")));
+        }
+        let keys = NewKeys { secret_key: new_key(Key::Secret), write_key: new_key(Key::Write) };
+        sites.push(Site {
+            username: username.into(),
+            secret_key_sha256: hex(&Sha256::digest(&keys.secret_key)),
+            write_key_sha256: hex(&Sha256::digest(&keys.write_key)),
+            old_secret_key: None,
+            old_write_key: None,
+            origins: origins.to_vec(),
+            store_ip,
+        });
+        Ok(keys)
+    };
+    edit(path, add, show)
+}
+
+/// Gives a site new keys of these kinds, to `show` before they are in the file. The old ones stay good for
+/// `overlap`; without one, until [`finish`].
+pub fn rotate(
+    path: &Path,
+    username: &str,
+    kinds: &[Key],
+    overlap: Option<Duration>,
+    show: impl FnOnce(&Vec<(Key, String)>) -> io::Result<()>,
+) -> Result<(), Error> {
+    let until = overlap.map(|overlap| crate::now().saturating_add(overlap.as_millis() as u64));
+    let at_once = overlap.is_some_and(|overlap| overlap.is_zero());
+    let rotate = |sites: &mut Vec<Site>| {
+        let site = find(sites, username)?;
+        let mut keys = Vec::new();
+        for kind in kinds {
+            let (current, old) = site.key_mut(*kind);
+            // Whoever still uses it would be locked out without having been told.
+            if !at_once && old.as_ref().is_some_and(OldKey::is_good) {
+                return Err(Error::config(format!(
+                    "the old {} key of {username} is still good: `site rotate --finish` ends that, and \
+                     `--overlap 0s` ends all but the new key",
+                    kind.as_str()
+                )));
+            }
+            let key = new_key(*kind);
+            let sha256 = std::mem::replace(current, hex(&Sha256::digest(&key)));
+            *old = (!at_once).then_some(OldKey { sha256, until });
+            keys.push((*kind, key));
+        }
+        Ok(keys)
+    };
+    edit(path, rotate, show).map(drop)
+}
+
+/// Ends the overlap of a rotation: only the newest keys of these kinds are good.
+pub fn finish(path: &Path, username: &str, kinds: &[Key]) -> Result<(), Error> {
+    let finish = |sites: &mut Vec<Site>| {
+        let site = find(sites, username)?;
+        for kind in kinds {
+            *site.key_mut(*kind).1 = None;
+        }
+        Ok(())
+    };
+    edit(path, finish, |()| Ok(()))
+}
+
+/// Removes a site: its keys are good for nothing any more. What it has sent stays.
+pub fn remove(path: &Path, username: &str) -> Result<(), Error> {
+    let remove = |sites: &mut Vec<Site>| {
+        find(sites, username)?;
+        sites.retain(|site| site.username != username);
+        Ok(())
+    };
+    edit(path, remove, |()| Ok(()))
+}
+
+/// The sites in the file.
+pub fn list(path: &Path) -> Result<Vec<Site>, Error> {
+    Sites::from_file(path)?;
+    Ok(parse(&read(path)?)?.sites)
+}
+
+fn find<'a>(sites: &'a mut [Site], username: &str) -> Result<&'a mut Site, Error> {
+    let site = sites.iter_mut().find(|site| site.username == username);
+    site.ok_or_else(|| Error::config(format!("there is no site {username}")))
+}
+
+/// Changes the file, if what comes out is valid and could be shown.
+fn edit<T>(
+    path: &Path,
+    change: impl FnOnce(&mut Vec<Site>) -> Result<T, Error>,
+    show: impl FnOnce(&T) -> io::Result<()>,
+) -> Result<T, Error> {
+    let failed = |what| failed(what, path);
     // One at a time, so that none is lost. The file itself is replaced, so the lock is beside it.
     let lock = File::create(path.with_extension("lock")).map_err(|error| failed("lock").because(error))?;
     lock.lock().map_err(|error| failed("lock").because(error))?;
-    let mut sites = match fs::read_to_string(path) {
+    let mut file = match fs::read_to_string(path) {
         Ok(json) => parse(&json).map_err(|error| failed("understand").because(error))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => SitesFile::default(),
         Err(error) => return Err(failed("read").because(error)),
     };
-    if sites.sites.iter().any(|site| site.username == username) {
-        return Err(Error::config(format!("the site {username} is there already")));
-    }
-    let keys = NewKeys { secret_key: new_key("tms"), write_key: new_key("tmw") };
-    sites.sites.push(Site {
-        username: username.into(),
-        secret_key_sha256: hex(&Sha256::digest(&keys.secret_key)),
-        write_key_sha256: hex(&Sha256::digest(&keys.write_key)),
-        origins: origins.to_vec(),
-        store_ip: false,
-    });
-    let json = serde_json::to_string_pretty(&sites).map_err(|error| failed("write").because(error))?;
-    Sites::new(sites)?;
-    show(&keys).map_err(|error| Error::config("cannot show the new keys, so the site was not added").because(error))?;
+    let outcome = change(&mut file.sites)?;
+    let json = serde_json::to_string_pretty(&file).map_err(|error| failed("write").because(error))?;
+    List::new(file)?;
+    show(&outcome).map_err(|error| Error::config("cannot show the new keys, so nothing was changed").because(error))?;
     replace(path, &json).map_err(|error| failed("write").because(error))?;
-    Ok(keys)
+    Ok(outcome)
+}
+
+fn failed(what: &str, path: &Path) -> Error {
+    Error::config(format!("cannot {what} the sites file {}", path.display()))
+}
+
+pub(crate) fn read(path: &Path) -> Result<String, Error> {
+    fs::read_to_string(path).map_err(|error| {
+        Error::config(format!("cannot read the sites file {}; `site add` makes it", path.display())).because(error)
+    })
 }
 
 /// Writes beside the file and renames, so that a reader never sees half of it. Where the path is a link, what
@@ -243,7 +423,11 @@ fn check_origin(origin: &str) -> Result<(), Error> {
 }
 
 /// 256 random bits as text, with a prefix that tells the two keys apart.
-fn new_key(prefix: &str) -> String {
+fn new_key(kind: Key) -> String {
+    let prefix = match kind {
+        Key::Secret => "tms",
+        Key::Write => "tmw",
+    };
     let bits: [u8; 32] = rand::rng().random();
     format!("{prefix}_{}", hex(&bits))
 }

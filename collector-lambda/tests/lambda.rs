@@ -7,13 +7,16 @@ mod local;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
-use axum::http::{Request, StatusCode, header};
+use axum::http::{Request, StatusCode};
 use axum::response::IntoResponse;
 use axum::routing::{get, post};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
@@ -40,21 +43,39 @@ struct Call {
     path: &'static str,
     query: Vec<(&'static str, String)>,
     headers: Vec<(&'static str, String)>,
-    body: String,
+    body: Vec<u8>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
 struct Answer {
     status: u64,
-    content_type: String,
+    /// Those that say what a client, a page or a cache may do. `x-request-id` is each request's own.
+    headers: BTreeMap<&'static str, String>,
     body: String,
 }
+
+const HEADERS: [&str; 14] = [
+    "content-type",
+    "cache-control",
+    "referrer-policy",
+    "x-content-type-options",
+    "www-authenticate",
+    "allow",
+    "accept-encoding",
+    "vary",
+    "access-control-allow-origin",
+    "access-control-allow-methods",
+    "access-control-allow-headers",
+    "access-control-expose-headers",
+    "access-control-max-age",
+    "access-control-allow-credentials",
+];
 
 impl Call {
     fn new(method: &'static str, path: &'static str, key: Option<&str>, body: &Value) -> Self {
         let mut headers = vec![("Content-Type", "application/json".to_owned()), ("Origin", ORIGIN.into())];
         headers.extend(key.map(|key| ("Authorization", format!("Basic {}", STANDARD.encode(format!("shop:{key}"))))));
-        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
         Self { method, path, query: Vec::new(), headers, body }
     }
 
@@ -66,6 +87,18 @@ impl Call {
     fn header(mut self, name: &'static str, value: &str) -> Self {
         self.headers.retain(|(other, _)| *other != name);
         self.headers.push((name, value.into()));
+        self
+    }
+
+    /// The same compressed. Front doors pass on as base64 what is no text.
+    fn gzip(self) -> Self {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        encoder.write_all(&self.body).unwrap();
+        Self { body: encoder.finish().unwrap(), ..self }.header("Content-Encoding", "gzip")
+    }
+
+    fn cut(mut self) -> Self {
+        self.body.truncate(self.body.len() - 9);
         self
     }
 
@@ -87,7 +120,11 @@ impl Call {
     }
 
     fn body_in(&self, event: &mut Value, base64: bool) {
-        let body = if base64 { STANDARD.encode(&self.body) } else { self.body.clone() };
+        let body = match std::str::from_utf8(&self.body) {
+            Ok(text) if !base64 => text.to_owned(),
+            _ => STANDARD.encode(&self.body),
+        };
+        let base64 = base64 || std::str::from_utf8(&self.body).is_err();
         event["body"] = if body.is_empty() { Value::Null } else { body.into() };
         event["isBase64Encoded"] = base64.into();
     }
@@ -105,7 +142,9 @@ impl Call {
         event["requestContext"]["http"]["method"] = self.method.into();
         event["requestContext"]["http"]["path"] = path.into();
         let headers = event["headers"].as_object_mut().unwrap();
-        headers.retain(|name, _| !["authorization", "content-type", "origin"].contains(&name.as_str()));
+        headers.retain(|name, _| {
+            !["authorization", "content-type", "content-encoding", "origin"].contains(&name.as_str())
+        });
         headers.insert("content-length".into(), self.body.len().to_string().into());
         headers.extend(self.headers.iter().map(|(name, value)| (name.to_lowercase(), value.as_str().into())));
         self.body_in(&mut event, base64);
@@ -141,16 +180,21 @@ impl Call {
 impl Answer {
     /// From what the function gives to its front door.
     fn from_event(event: &Value) -> Self {
-        let header = |all: &str| {
-            let headers = event[all].as_object()?;
-            let value = headers.iter().find(|(name, _)| name.eq_ignore_ascii_case("content-type"))?.1;
-            Some(value.get(0).unwrap_or(value).as_str().unwrap().to_owned())
+        let header = |name: &str| {
+            let within = |all: &str| {
+                let value = event[all].as_object()?.iter().find(|(other, _)| other.eq_ignore_ascii_case(name))?.1;
+                // Of several values, the last is the single one.
+                let value = value.as_array().map_or(value, |values| values.last().unwrap());
+                Some(value.as_str().unwrap().to_owned())
+            };
+            within("multiValueHeaders").or_else(|| within("headers"))
         };
+        assert!(header("x-request-id").is_some(), "{event}");
         // A REST API returns base64 undecoded, unless it is told which types are binary.
         assert_ne!(event["isBase64Encoded"], true, "{event}");
         Self {
             status: event["statusCode"].as_u64().unwrap(),
-            content_type: header("headers").or_else(|| header("multiValueHeaders")).unwrap_or_default(),
+            headers: HEADERS.into_iter().filter_map(|name| Some((name, header(name)?))).collect(),
             body: event["body"].as_str().unwrap_or_default().into(),
         }
     }
@@ -278,10 +322,11 @@ async fn router(sites: &str, stream: &str, table: &str) -> Router {
 
 async fn ask(router: &Router, call: &Call) -> Answer {
     let response = router.clone().oneshot(call.request()).await.unwrap();
-    let content_type = response.headers().get(header::CONTENT_TYPE).map(|value| value.to_str().unwrap());
-    let (status, content_type) = (response.status().as_u16().into(), content_type.unwrap_or_default().to_owned());
+    let header = |name| Some(response.headers().get_all(name).iter().next_back()?.to_str().unwrap().to_owned());
+    let headers = HEADERS.into_iter().filter_map(|name| Some((name, header(name)?))).collect();
+    let status = response.status().as_u16().into();
     let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    Answer { status, content_type, body: String::from_utf8(body.to_vec()).unwrap() }
+    Answer { status, headers, body: String::from_utf8(body.to_vec()).unwrap() }
 }
 
 fn batch() -> Value {
@@ -324,7 +369,11 @@ async fn every_door_answers_as_the_router_does() {
 
             let call = Call::new("POST", "/v1/batch", write, &batch());
             let first = answer(&call).await;
-            assert_eq!((first.status, first.content_type.as_str()), (200, "application/json"), "{door}: {first:?}");
+            assert_eq!(
+                (first.status, first.headers["content-type"].as_str()),
+                (200, "application/json"),
+                "{door}: {first:?}"
+            );
             let receipt = first.json();
             assert_eq!((&receipt["accepted"], &receipt["duplicate"]), (&json!(2), &json!(false)), "{door}");
             assert_eq!(receipt["rejected"][0]["index"], 2, "{door}");
@@ -333,8 +382,13 @@ async fn every_door_answers_as_the_router_does() {
             let track = json!({"name": "charge", "value": 100});
             let key = format!("{door}-{base64}");
             let same = [
-                // A replay gets the same receipt, whoever answers it.
+                // A replay gets the same receipt, whoever answers it and however it is encoded.
                 call.clone(),
+                call.clone().gzip(),
+                call.clone().gzip().cut(),
+                call.clone().header("Content-Encoding", "br"),
+                Call::new("POST", "/button/click", secret, &json!({"session_id": "s", "button_id": 7})).gzip(),
+                Call::new("POST", "/track", secret, &json!({"name": "x".repeat(40 * 1024)})).gzip(),
                 Call::new("POST", "/track", secret, &track).header("Idempotency-Key", &key),
                 Call::new("GET", "/web/page_view/count", secret, &Value::Null)
                     .query("url", "https://shop.example/ä?a=1&b=2#c"),
@@ -359,15 +413,19 @@ async fn every_door_answers_as_the_router_does() {
                 assert_eq!(answer, ask(&router, call).await, "{door}: {} {}", call.method, call.path);
                 statuses.push(answer.status);
             }
-            assert_eq!(statuses, [200, 200, 200, 200, 200, 401, 401, 403, 403, 400, 422, 404, 404, 405, 200], "{door}");
+            assert_eq!(
+                statuses,
+                [200, 200, 400, 415, 422, 413, 200, 200, 200, 200, 401, 401, 403, 403, 400, 422, 404, 404, 405, 200],
+                "{door}"
+            );
             assert_eq!(answer(&call).await.json(), {
                 let mut again = receipt;
                 again["duplicate"] = true.into();
                 again
             });
-            let count = answer(&same[2]).await.json();
+            let count = answer(&same[7]).await.json();
             assert_eq!(count["count"], batches, "{door}");
-            let top = answer(&same[3]).await.json();
+            let top = answer(&same[8]).await.json();
             assert_eq!(top["top"], json!([{"key": "buy", "count": batches}]), "{door}");
         }
     }
@@ -406,18 +464,59 @@ async fn sites_come_from_a_secret() {
     let (sites, keys) = sites();
     let (stream, table) = (local::new_stream().await, local::new_table().await);
     let config = local::config(local::endpoint()).await;
-    let secret = aws_sdk_secretsmanager::Client::new(&config).create_secret();
+    let secrets = aws_sdk_secretsmanager::Client::new(&config);
+    let secret = secrets.create_secret();
     secret.name(&table).secret_string(&sites).send().await.unwrap();
     let function = Function::start(&[
         ("AWS_ENDPOINT_URL", local::endpoint()),
         ("TALLYMARK_STREAM", &stream),
         ("TALLYMARK_TABLE", &table),
         ("TALLYMARK_SITES_SECRET", &table),
+        ("TALLYMARK_SITES_REFRESH_SECONDS", "0"),
     ])
     .await;
     let call = Call::new("POST", "/v1/batch", Some(&keys.secret), &batch());
     let answer = Answer::from_event(&function.invoke(DOORS[0].1(&call, false)).await);
     assert_eq!((answer.status, &answer.json()["accepted"]), (200, &json!(2)));
+
+    // Another list of sites in the secret; then one that is none, which changes nothing.
+    let (others, other_keys) = self::sites();
+    for (list, key, status) in
+        [(others.as_str(), &keys.secret, 401), (&others, &other_keys.secret, 200), ("{", &other_keys.secret, 200)]
+    {
+        secrets.put_secret_value().secret_id(&table).secret_string(list).send().await.unwrap();
+        let call = Call::new("POST", "/v1/batch", Some(key), &batch());
+        assert_eq!(Answer::from_event(&function.invoke(DOORS[0].1(&call, false)).await).status, status);
+    }
+    assert!(std::fs::read_to_string(&function.log).unwrap().contains("the sites stay as they were"));
+}
+
+#[tokio::test]
+async fn the_address_of_a_page_is_what_its_front_door_says() {
+    let (sites, keys) = sites();
+    let mut sites: Value = serde_json::from_str(&sites).unwrap();
+    sites["sites"][0]["store_ip"] = true.into();
+    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let function = Function::start(&[
+        ("AWS_ENDPOINT_URL", local::endpoint()),
+        ("TALLYMARK_STREAM", &stream),
+        ("TALLYMARK_TABLE", &table),
+        ("TALLYMARK_SITES", &sites.to_string()),
+    ])
+    .await;
+    for (_, event) in DOORS {
+        let call = Call::new("POST", "/track", Some(&keys.write), &json!({"name": "n"}));
+        let mut event = event(&call, false);
+        for pointer in ["/requestContext/http/sourceIp", "/requestContext/identity/sourceIp"] {
+            if let Some(address) = event.pointer_mut(pointer) {
+                *address = "198.51.100.7".into();
+            }
+        }
+        assert_eq!(function.invoke(event).await["statusCode"], 200);
+    }
+    let lines = local::lines(&stream).await;
+    assert_eq!(lines.len(), DOORS.len());
+    assert!(lines.iter().all(|line| line["ipaddress"] == "198.51.100.7"), "{lines:?}");
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ use tower::ServiceExt;
 struct World {
     router: Router,
     authorization: String,
-    _folder: Folder,
+    folder: Folder,
 }
 
 fn world() -> World {
@@ -34,17 +34,20 @@ fn world() -> World {
     let store = Store::new(Lake::Directory(embedded.clone()), Counters::Sqlite(embedded));
     let router = routes::router(Arc::new(Collector { sites: Sites::from_file(&file).unwrap(), store }));
     let authorization = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials));
-    World { router, authorization, _folder: folder }
+    World { router, authorization, folder }
 }
 
 impl World {
-    async fn post(&self, path: &str, body: Body) -> (StatusCode, Value) {
-        let request = Request::post(path)
+    fn request(&self, path: &str, body: Body) -> Request<Body> {
+        Request::post(path)
             .header("authorization", &self.authorization)
             .header("content-type", "application/json")
             .body(body)
-            .unwrap();
-        let answer = self.router.clone().oneshot(request).await.unwrap();
+            .unwrap()
+    }
+
+    async fn post(&self, path: &str, body: Body) -> (StatusCode, Value) {
+        let answer = self.router.clone().oneshot(self.request(path, body)).await.unwrap();
         let status = answer.status();
         let body = answer.into_body().collect().await.unwrap().to_bytes();
         (status, serde_json::from_slice(&body).unwrap())
@@ -89,6 +92,44 @@ async fn a_connection_that_sends_no_request_is_closed() {
     stream.read_to_end(&mut answer).await.unwrap();
     stop.send(()).unwrap();
     server.await.unwrap().unwrap();
+}
+
+/// A disk that stalls while more comes than may wait: some are refused and told when to come again, and in the
+/// end each is counted once.
+#[tokio::test]
+async fn a_store_that_cannot_keep_up_says_so_and_loses_nothing() {
+    let world = world();
+    let stall = rusqlite::Connection::open(world.folder.0.join("data/tallymark.db")).unwrap();
+    stall.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let mut stall = Some(stall);
+    let mut left: Vec<_> = (0..1500).map(|_| support::batch(1).to_string()).collect();
+    let mut refused = 0;
+    for _ in 0..100 {
+        let mut requests = tokio::task::JoinSet::new();
+        for body in std::mem::take(&mut left) {
+            let request = world.router.clone().oneshot(world.request("/v1/batch", Body::from(body.clone())));
+            requests.spawn(async move { (body, request.await.unwrap()) });
+        }
+        while let Some(Ok((body, answer))) = requests.join_next().await {
+            if answer.status() == 503 {
+                let seconds = answer.headers()["retry-after"].to_str().unwrap().parse::<u64>().unwrap();
+                assert!((1..=60).contains(&seconds), "{seconds}");
+                refused += 1;
+                left.push(body);
+                drop(stall.take());
+            } else {
+                assert_eq!(answer.status(), 200);
+            }
+        }
+        if left.is_empty() {
+            break;
+        }
+    }
+    assert!(refused > 0 && left.is_empty(), "{refused} were refused, {} still are", left.len());
+    let request = Request::get("/v1/counts?event_type=custom").header("authorization", &world.authorization);
+    let answer = world.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+    let counts: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    assert_eq!(counts["total"], 1500);
 }
 
 fn json() -> impl Strategy<Value = Value> {

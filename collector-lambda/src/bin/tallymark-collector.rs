@@ -13,9 +13,9 @@ const LAST_WORK: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    // A log that cannot be written is no reason to fail.
-    let log = tracing_subscriber::fmt().with_env_filter(filter).log_internal_errors(false);
-    log.with_writer(std::io::stderr).init();
+    // One JSON object a line. A log that cannot be written is no reason to fail.
+    let log = tracing_subscriber::fmt().json().flatten_event(true).with_span_list(false).log_internal_errors(false);
+    log.with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,

@@ -22,6 +22,6 @@ fn log() {
         Err(_) => filter,
     };
     // A log that cannot be written is no reason to fail.
-    let log = tracing_subscriber::fmt().json().flatten_event(true).log_internal_errors(false);
+    let log = tracing_subscriber::fmt().json().flatten_event(true).with_current_span(false).log_internal_errors(false);
     log.with_env_filter(filter).init();
 }

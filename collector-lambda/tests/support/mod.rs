@@ -34,17 +34,55 @@ pub struct Collector {
     pub http: reqwest::Client,
     folder: Folder,
     arguments: Vec<String>,
+    level: &'static str,
     process: Child,
 }
 
 impl Collector {
     pub fn start(arguments: &[&str]) -> Self {
+        Self::start_logging("info", arguments)
+    }
+
+    /// With a log that says more or less.
+    pub fn start_logging(level: &'static str, arguments: &[&str]) -> Self {
         let folder = Folder::new();
         let keys = site::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()], |_| Ok(())).unwrap();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let (process, url) = spawn(&folder.0, &arguments);
+        let (process, url) = spawn(&folder.0, level, &arguments);
         let http = reqwest::Client::new();
-        Self { url, secret_key: keys.secret_key, write_key: keys.write_key, http, folder, arguments, process }
+        Self { url, secret_key: keys.secret_key, write_key: keys.write_key, http, folder, arguments, level, process }
+    }
+
+    pub fn sites(&self) -> PathBuf {
+        self.folder.0.join("sites.json")
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.0.join("log")).unwrap()
+    }
+
+    /// Waits until the log says this so often.
+    pub async fn logged(&self, what: &str, times: usize) {
+        for _ in 0..600 {
+            if self.log().matches(what).count() >= times {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("{what:?} was not logged {times} times: {}", self.log());
+    }
+
+    /// The most memory it has had at any time, in bytes.
+    pub fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        peak.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    pub fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -58,13 +96,12 @@ impl Collector {
     }
 
     pub fn restart(&mut self) {
-        (self.process, self.url) = spawn(&self.folder.0, &self.arguments);
+        (self.process, self.url) = spawn(&self.folder.0, self.level, &self.arguments);
     }
 
     /// Asks it to stop, and waits until it has.
     pub fn stop(&mut self) {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.signal("-TERM");
         let status = self.process.wait().unwrap();
         assert!(status.success(), "{status}");
     }
@@ -101,14 +138,17 @@ impl Drop for Collector {
     }
 }
 
-fn spawn(folder: &Path, arguments: &[String]) -> (Child, String) {
+fn spawn(folder: &Path, level: &str, arguments: &[String]) -> (Child, String) {
+    let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
     let mut process = Command::new(env!("CARGO_BIN_EXE_tallymark-collector"))
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
         .arg(folder.join("data"))
         .arg("--sites")
         .arg(folder.join("sites.json"))
         .args(arguments)
+        .env("RUST_LOG", level)
         .stdout(Stdio::piped())
+        .stderr(log)
         .spawn()
         .unwrap();
     let mut line = String::new();
