@@ -1,7 +1,8 @@
 // Builds dist/: the wasm core with wasm-pack and wasm-opt, then the two scripts around it and their types.
 
 import { execFileSync } from "node:child_process";
-import { copyFileSync, mkdirSync, readFileSync, rmSync } from "node:fs";
+import { createHash } from "node:crypto";
+import { copyFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 import { build } from "esbuild";
 
@@ -18,7 +19,7 @@ mkdirSync("dist");
 run(
   "wasm-pack",
   [
-    ...["build", "../tracker-wasm", "--target", "web", "--profile", "wasm"],
+    ...["build", "../tracker-wasm", "--target", "bundler", "--profile", "wasm"],
     // The wasm-bindgen on the PATH is used and nothing is downloaded; wasm-opt comes below.
     ...["--mode", "no-install", "--no-opt", "--no-pack", "--no-gitignore"],
     ...["--out-dir", "../npm/build", "--out-name", "tracker"],
@@ -26,31 +27,51 @@ run(
   ],
   {
     RUSTC_BOOTSTRAP: "1",
-    // Without the last, every page would set aside a megabyte for a stack of a few kilobytes.
-    RUSTFLAGS: "-Zunstable-options -Cpanic=immediate-abort -Clink-arg=-zstack-size=65536",
+    // Objects of JavaScript's are not referred to. Without the last, every page would set aside a megabyte for a stack of
+    // a few kilobytes.
+    RUSTFLAGS:
+      "-Zunstable-options -Cpanic=immediate-abort -Zlocation-detail=none -Ctarget-feature=-reference-types -Clink-arg=-zstack-size=65536",
   },
 );
 // Only what every browser of the last years runs: --all-features makes wasm that not even Node accepts.
-const features = ["bulk-memory", "mutable-globals", "multivalue", "nontrapping-float-to-int", "reference-types", "sign-ext"];
-run("node_modules/.bin/wasm-opt", [
-  ...["-Oz", "--converge", "--strip-debug", "--strip-producers", "--strip-target-features"],
-  ...features.map((feature) => `--enable-${feature}`),
-  ...["build/tracker_bg.wasm", "-o", "dist/tallymark.wasm"],
-]);
+const features = ["bulk-memory", "mutable-globals", "multivalue", "nontrapping-float-to-int", "sign-ext"];
+const enabled = features.map((feature) => `--enable-${feature}`);
+const optimise = (output, ...more) =>
+  run("node_modules/.bin/wasm-opt", [
+    ...["-Oz", "--converge", "--strip-debug", "--strip-producers", "--strip-target-features"],
+    ...[...enabled, ...more, "build/tracker_bg.wasm", "-o", output],
+  ]);
+optimise("dist/tallymark.wasm");
 
-// The loader that wasm-bindgen writes looks beside its own module. It is not used, and left out.
-const logOverride = { "empty-import-meta": "silent" };
-const common = { bundle: true, minify: true, target: "es2020", logLevel: "warning", logOverride };
-await build({ ...common, entryPoints: ["src/index.ts"], outfile: "dist/index.js", format: "esm" });
-await build({ ...common, entryPoints: ["src/script.ts"], outfile: "dist/tallymark.js", format: "iife" });
+// The same as JavaScript, for pages whose policy allows no wasm. It has none of the newer instructions.
+optimise("build/plain.wasm", "--llvm-memory-copy-fill-lowering", "--llvm-nontrapping-fptoint-lowering", "--signext-lowering");
+run("node_modules/.bin/wasm2js", ["-Oz", ...enabled, "build/plain.wasm", "-o", "build/plain.js"]);
+// It imports what it calls, and makes one instance by itself. Ours are made when they are needed.
+const plain = readFileSync("build/plain.js", "utf8").replace(/^import .*\n/, "").replace(/var retasmFunc = [^]*$/, "");
+writeFileSync("build/fallback.js", `${plain}export const instantiate = (imports) => asmFunc(imports);\n`);
+
+const common = { bundle: true, minify: true, target: "es2020", logLevel: "warning" };
+const mapped = { ...common, sourcemap: true };
+// The module has the wasm in it, in hexadecimal, which brotli and gzip make smaller than base64. The script has its hash:
+// whoever checks the script has checked both, and no other version's wasm is taken for this one's.
+const bytes = readFileSync("dist/tallymark.wasm");
+const WASM = JSON.stringify(bytes.toString("hex"));
+const INTEGRITY = JSON.stringify("sha256-" + createHash("sha256").update(bytes).digest("base64"));
+const external = ["react", "./index.js", "./fallback.js"];
+await build({ ...mapped, entryPoints: ["src/index.ts"], outfile: "dist/index.js", format: "esm", external, define: { WASM } });
+await build({ ...mapped, entryPoints: ["src/script.ts"], outfile: "dist/tallymark.js", format: "iife", define: { INTEGRITY } });
+await build({ ...mapped, entryPoints: ["src/react.ts"], outfile: "dist/react.js", format: "esm", external });
+await build({ ...common, entryPoints: ["build/fallback.js"], outfile: "dist/fallback.js", format: "esm" });
 
 run("node_modules/.bin/tsc", ["--emitDeclarationOnly"]);
-copyFileSync("build/types/src/index.d.ts", "dist/index.d.ts");
+for (const name of ["index", "react"]) copyFileSync(`build/types/src/${name}.d.ts`, `dist/${name}.d.ts`);
+// A package has its licences in it.
+for (const name of ["LICENSE-MIT", "LICENSE-APACHE"]) copyFileSync(`../${name}`, name);
 
 const sizes = (bytes) => [bytes.length, gzipSync(bytes, { level: 9 }).length, brotliCompressSync(bytes).length];
 const print = (name, figures) => console.log(name.padEnd(24), ...figures.map((figure) => String(figure).padStart(8)));
 print("bytes", ["raw", "gzip", "brotli"]);
-const files = ["tallymark.js", "index.js", "tallymark.wasm"].map((name) => [name, sizes(readFileSync(`dist/${name}`))]);
+const files = ["tallymark.js", "index.js", "tallymark.wasm", "fallback.js"].map((name) => [name, sizes(readFileSync(`dist/${name}`))]);
 for (const [name, figures] of files) print(name, figures);
 const [[, script], , [, wasm]] = files;
 print("tallymark.js + wasm", script.map((size, at) => size + wasm[at]));

@@ -3,7 +3,7 @@
 
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
-import { access, copyFile, mkdir, readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { access, copyFile, mkdir, readFile, rm, writeFile } from "node:fs/promises";
 import { createServer } from "node:net";
 import { dirname, join, relative, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
@@ -12,7 +12,9 @@ import { promisify } from "node:util";
 import { openWindow } from "./window.mjs";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
-const DIST = join(HERE, "../../npm/dist");
+// The package as it is published: see the Makefile.
+const DIST = join(HERE, "node_modules/tallymark/dist");
+const TRACKER = ["tallymark.js", "tallymark.wasm", "fallback.js"];
 const PAGE = ["index.html", "about.html", "style.css", "page.js", "icon.svg"];
 const NAME = "demo";
 const HEALTHY_WITHIN_MS = 15_000;
@@ -61,7 +63,7 @@ async function main() {
 }
 
 async function checkBuilt() {
-  for (const file of [collector, join(DIST, "tallymark.js"), join(DIST, "tallymark.wasm")]) {
+  for (const file of [collector, ...TRACKER.map((name) => join(DIST, name))]) {
     await access(file).catch(() => {
       throw new Trouble(`${shown(file)} is not there yet. Run \`make demo\`: it builds what is missing, then starts this.`);
     });
@@ -106,16 +108,15 @@ async function assembleSite(values) {
     const page = await readFile(join(HERE, name), "utf8");
     await writeFile(join(site, name), page.replace(/__([A-Z_]+)__/g, (whole, key) => values[key] ?? whole));
   }
-  // All parts of the script-tag build: beside the two above, what pages that forbid wasm fall back to.
-  for (const name of await readdir(DIST)) {
-    if (/^tallymark\b.*\.(js|wasm)$/.test(name)) await copyFile(join(DIST, name), join(site, name));
-  }
+  for (const name of TRACKER) await copyFile(join(DIST, name), join(site, name));
   step("page", shown(site));
 }
 
 function startCollector() {
   const args = ["serve", "--listen", `127.0.0.1:${port}`, "--data-dir", dataDir, "--sites", sites, "--static", site, "--lake-roll-seconds", "1"];
-  const child = spawn(collector, args, { stdio: ["ignore", "inherit", "inherit"] });
+  // Not a line for each request.
+  const env = { RUST_LOG: "warn", ...process.env };
+  const child = spawn(collector, args, { stdio: ["ignore", "inherit", "inherit"], env });
   const server = { stopping: false, running: true };
   step("collector", `http://127.0.0.1:${port}`);
 

@@ -1,29 +1,31 @@
-// Loads the wasm core, once for all trackers of the page.
+// Loads the core: its WebAssembly, or where none is allowed, the same as a script.
 
-import { Tracker as Core, initSync } from "../build/tracker.js";
+import type * as Exports from "../build/tracker_bg.wasm.js";
+import type { Host } from "./batches.js";
 
-export { Core };
+/** One queue: the functions of tracker-wasm. Only numbers go in and out, which needs no code around it. */
+export type Core = typeof Exports;
 
-/** Waits before another try, in milliseconds. */
-const WAITS = [1000, 4000, 16000];
-
-let loading: Promise<void> | undefined;
-
-/** Resolves when `Core` can be used. Rejects if it never can. */
-export const load = (wasm: URL): Promise<void> => (loading ||= compile(wasm, 0));
-
-async function compile(wasm: URL, tries: number): Promise<void> {
-  let bytes: ArrayBuffer;
-  try {
-    const response = await fetch(wasm);
-    if (!response.ok) throw response.status;
-    bytes = await response.arrayBuffer();
-  } catch (error) {
-    // A status below 500 will not change. A network may.
-    const wait = WAITS[tries];
-    if (!wait || (error as number) < 500) throw error;
-    await new Promise((resolve) => setTimeout(resolve, wait));
-    return compile(wasm, tries + 1);
-  }
-  initSync({ module: await WebAssembly.compile(bytes) });
+/** Where the built core comes from. */
+export interface Source {
+  wasm(): BufferSource | Promise<BufferSource>;
+  /** The same as a script. */
+  script(): Promise<{ instantiate: Make }>;
 }
+
+/** Makes a core that works on these batches. */
+export type Make = (imports: { host: Host }) => Core | Promise<Core>;
+
+let loading: ReturnType<Source["wasm"]> | undefined;
+
+/** Makes a core that works on these batches; its code is loaded once for all trackers of the page. */
+export const load = async (source: Source, host: Host): Promise<Core> => {
+  const bytes = await (loading ||= source.wasm());
+  try {
+    // In one step: where the page's policy allows no wasm, WebKit compiles it all the same, and refuses only then.
+    return (await WebAssembly.instantiate(bytes, { host } as {})).instance.exports as unknown as Core;
+  } catch {
+    // There is no WebAssembly here, or none is allowed.
+    return (await source.script()).instantiate({ host });
+  }
+};

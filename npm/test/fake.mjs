@@ -1,14 +1,95 @@
-// A page for Node: just enough of a browser for the built package, with a clock that tests move by hand and
-// a network that answers what they say.
+// A browser for Node: just enough of one for the built package, with a clock that tests move by hand, a network that
+// answers what they say, and as many pages at once as they like. The pages of a browser share storage and Web Locks.
 
+import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { mock } from "node:test";
+import { buildSync, transformSync } from "esbuild";
 
 export const NOW = 1_763_673_600_000;
+export const SITE = "tallymark/shop/";
 
-const wasm = readFileSync(new URL("../dist/tallymark.wasm", import.meta.url));
-const define = (name, value) => Object.defineProperty(globalThis, name, { value, configurable: true, writable: true });
-let pages = 0;
+const dist = (file) => new URL(`../dist/${file}`, import.meta.url);
+const wasm = readFileSync(dist("tallymark.wasm"));
+// Each page runs the package anew, with the page's things in place of Node's.
+const program = (file, options) => {
+  const { code } = transformSync(readFileSync(dist(file), "utf8"), options);
+  return new Function("page", `with (page) { ${code.replaceAll("import(", "importScript(")}; return tallymark; }`);
+};
+/** Pages of other browsers are dead: what they had begun is not to disturb the next test. */
+let latest;
+const runModule = program("index.js", { format: "iife", globalName: "tallymark" });
+const runTag = program("tallymark.js", {});
+
+/** One of the source's modules, with all that it imports. */
+export function source(name) {
+  const entry = new URL(`../src/${name}.ts`, import.meta.url).pathname;
+  const [{ text }] = buildSync({ entryPoints: [entry], bundle: true, format: "esm", write: false }).outputFiles;
+  return import("data:text/javascript," + encodeURIComponent(text));
+}
+
+/** `localStorage`: what is kept are its own properties. */
+class Storage {
+  #quota;
+  constructor(quota) {
+    this.#quota = quota;
+  }
+  getItem(name) {
+    return Object.hasOwn(this, name) ? this[name] : null;
+  }
+  setItem(name, value) {
+    const used = Object.entries(this).reduce((sum, [key, text]) => sum + (key === name ? 0 : key.length + text.length), 0);
+    if (used + name.length + value.length > this.#quota()) throw new DOMException("full", "QuotaExceededError");
+    this[name] = String(value);
+  }
+  removeItem(name) {
+    delete this[name];
+  }
+}
+
+const never = new Promise(() => {});
+
+/** `navigator.locks` of one page; those of a browser share `all`, the queue of each name, of which the first is held. */
+function locksOf(page, all) {
+  return {
+    async request(name, options, callback = options) {
+      if (page.gone) return never;
+      const queue = all.get(name) ?? [];
+      all.set(name, queue);
+      if (options.ifAvailable && queue.length) return callback(null);
+      const request = { page };
+      const granted = new Promise((resolve) => (request.grant = resolve));
+      queue.push(request);
+      if (queue.length === 1) request.grant();
+      await granted;
+      if (page.gone) return never;
+      try {
+        return await callback({ name });
+      } finally {
+        release(all, (other) => other === request);
+      }
+    },
+  };
+}
+
+function release(all, which) {
+  for (const [name, queue] of all) {
+    const first = queue[0];
+    const left = queue.filter((request) => !which(request));
+    all.set(name, left);
+    if (left[0] !== first) left[0]?.grant();
+  }
+}
+
+class Element {
+  constructor(attributes) {
+    this.attributes = attributes;
+  }
+  getAttribute = (name) => this.attributes[name] ?? null;
+  hasAttribute = (name) => name in this.attributes;
+  closest = () => null;
+  matches = () => false;
+}
 
 /** The collector's receipt: it takes everything, unless told otherwise. */
 export const receipt = (batch, other = {}) =>
@@ -22,65 +103,143 @@ export const receipt = (batch, other = {}) =>
     ...other,
   });
 
+/** An answer that is none of the collector's receipts. */
+export const status = (status, headers) => new Response(status === 204 ? null : "", { status, headers });
+
 /**
- * Opens a page. `answer(batch, number, init)` answers each request, from number 0 on; `load()` answers the
- * request for the wasm.
+ * A browser. `answer(batch, number, init)` answers each request, from number 0 on; `load()` answers the request for the
+ * wasm. `storage` is `"refused"` where a page may have none; all of these may be changed at any time.
  */
-export async function open({ answer = receipt, load, storage = new Map() } = {}) {
-  mock.timers.enable({ apis: ["setTimeout", "Date"], now: NOW });
-  const requests = [];
-  const window = new EventTarget();
-  const document = Object.assign(new EventTarget(), {
-    visibilityState: "visible",
-    title: "Tea",
-    referrer: "https://search.example/",
-    baseURI: "https://shop.example/tea/",
-  });
-  define("document", document);
-  define("location", { href: "https://shop.example/tea/?q=1" });
-  define("navigator", { onLine: true });
-  define("addEventListener", window.addEventListener.bind(window));
-  define("sessionStorage", {
-    getItem: (name) => storage.get(name) ?? null,
-    setItem: (name, value) => storage.set(name, value),
-  });
-  define("fetch", async (url, init) => {
-    if (String(url).endsWith(".wasm")) return (await load?.()) ?? new Response(wasm);
-    const text = new TextDecoder().decode(init.body);
-    const batch = JSON.parse(text);
-    requests.push({ url, init, text, batch, at: Date.now() });
-    return answer(batch, requests.length - 1, init);
-  });
-
-  const { createTracker } = await import(`../dist/index.js?page=${pages++}`);
-  return {
-    requests,
-    document,
-    window,
-    /** Every event that arrived, in order. */
-    events: () => requests.flatMap(({ batch }) => batch.events),
-    track: (options) =>
-      createTracker({ endpoint: "https://collect.example", username: "shop", key: "k", pageViews: false, ...options }),
-    hide() {
-      document.visibilityState = "hidden";
-      document.dispatchEvent(new Event("visibilitychange"));
-      window.dispatchEvent(new Event("pagehide"));
-    },
-  };
-}
-
-export function close() {
+export function browser(changes = {}) {
   mock.timers.reset();
-  for (const name of ["document", "location", "navigator", "addEventListener", "sessionStorage"]) delete globalThis[name];
+  mock.timers.enable({ apis: ["setTimeout", "setInterval", "Date"], now: NOW });
+  const locks = new Map();
+  const self = (latest = {
+    answer: (batch) => receipt(batch),
+    load: undefined,
+    locks: true,
+    wasm: true,
+    quota: Infinity,
+    refused: false,
+    navigator: {},
+    /** Every request for the collector, in order. */
+    requests: [],
+    /** What is said in the console. */
+    said: [],
+    storage: new Storage(() => self.quota),
+    ...changes,
+    /** Every event that a request has brought, in order, as often as it was. */
+    events: () => self.requests.flatMap(({ batch }) => batch.events),
+    /** The names of what is kept, without the site's. */
+    kept: () => Object.keys(self.storage).map((name) => name.slice(SITE.length)),
+    /** The batches that are kept. */
+    stored: () => Object.entries(self.storage).filter(([name]) => name.slice(SITE.length)[36] === "/").map(([, text]) => text),
+    /** The locks that are held. */
+    held: () => [...locks].filter(([, queue]) => queue.length).map(([name]) => name),
+    open,
+  });
+
+  function open({ url = "https://shop.example/tea/?q=1", referrer = "https://search.example/", hidden = false, prerendering = false } = {}) {
+    const timers = new Set();
+    const window = Object.assign(new EventTarget(), { gone: false });
+    const ifAlive = (act) => (...values) => void (!window.gone && latest === self && act(...values));
+    const document = Object.assign(new EventTarget(), { title: "Tea", referrer, baseURI: url, hidden, prerendering });
+    const location = { href: url };
+    const go = (_, __, to) => {
+      if (to !== undefined) location.href = new URL(to, location.href).href;
+    };
+    const page = {
+      document,
+      location,
+      history: { pushState: go, replaceState: go },
+      navigator: { onLine: true, ...self.navigator, ...(self.locks && { locks: locksOf(window, locks) }) },
+      addEventListener: window.addEventListener.bind(window),
+      Element,
+      console: { ...console, warn: (...words) => self.said.push(words) },
+      WebAssembly: {
+        instantiate: (...of) => (self.wasm ? WebAssembly.instantiate(...of) : Promise.reject(new WebAssembly.CompileError("policy"))),
+      },
+      importScript: (href) => import(dist(href.split("/").at(-1))),
+      setTimeout: (act, wait = 0) => {
+        const timer = setTimeout(() => void (timers.delete(timer) && ifAlive(act)()), wait);
+        timers.add(timer);
+        return timer;
+      },
+      setInterval: (act, wait) => setInterval(ifAlive(act), wait),
+      // Node's takes another timer's life when its own is over.
+      clearTimeout: (timer) => void (latest === self && timers.delete(timer) && clearTimeout(timer)),
+      clearInterval: (timer) => void (latest === self && clearInterval(timer)),
+      get localStorage() {
+        if (self.refused || window.gone) throw new DOMException("refused", "SecurityError");
+        return self.storage;
+      },
+      // Whoever is gone hears no answer.
+      fetch: (url, init) => new Promise((resolve, reject) => fetch(url, init).then(ifAlive(resolve), ifAlive(reject))),
+    };
+    page.globalThis = page.window = page;
+    async function fetch(url, init) {
+      if (window.gone) return never;
+      if (String(url).endsWith(".wasm")) return (await self.load?.()) ?? new Response(wasm);
+      const text = new TextDecoder().decode(init.body);
+      const batch = JSON.parse(text);
+      self.requests.push({ url, init, text, batch, at: Date.now() });
+      return self.answer(batch, self.requests.length - 1, init);
+    }
+    const { createTracker } = runModule(page);
+    const show = (visible) => {
+      document.hidden = !visible;
+      document.dispatchEvent(new Event("visibilitychange"));
+    };
+    return Object.assign(page, {
+      createTracker,
+      track: (options) => createTracker({ endpoint: "https://collect.example", username: "shop", key: "k", pageViews: false, ...options }),
+      /** As the script tag starts it, with the wasm to be loaded. */
+      tag(dataset) {
+        document.currentScript = { src: "https://shop.example/lib/tallymark.js", dataset: { endpoint: "/", username: "shop", key: "k", pageViews: "false", ...dataset } };
+        return runTag(page);
+      },
+      /** Another tab is looked at, or this one again. */
+      show,
+      /** The page goes, but may come back. */
+      hide() {
+        show(false);
+        window.dispatchEvent(new Event("pagehide"));
+      },
+      comeBack() {
+        document.hidden = false;
+        window.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+        document.dispatchEvent(new Event("visibilitychange"));
+      },
+      /** The page ends without a word. */
+      crash() {
+        window.gone = true;
+        release(locks, (request) => request.page === window);
+      },
+      close() {
+        page.hide();
+        page.crash();
+      },
+      emit: (name) => window.dispatchEvent(new Event(name)),
+      press(attributes) {
+        const event = Object.assign(new Event("click"), { composedPath: () => [new Element(attributes), document] });
+        document.dispatchEvent(event);
+      },
+      online(onLine) {
+        page.navigator.onLine = onLine;
+        window.dispatchEvent(new Event(onLine ? "online" : "offline"));
+      },
+    });
+  }
+  return self;
 }
 
 /** Lets everything happen that needs no time to pass. */
 export async function settle() {
-  for (let turn = 0; turn < 20; turn++) await new Promise(setImmediate);
+  for (let turn = 0; turn < 10; turn++) await new Promise(setImmediate);
 }
 
 /** Moves the clock, in steps small enough that what a timer starts can go on before the next. */
-export async function pass(milliseconds, step = 100) {
+export async function pass(milliseconds, step = Math.max(100, milliseconds / 200)) {
   for (let passed = 0; passed < milliseconds; passed += step) {
     mock.timers.tick(step);
     await settle();
@@ -89,11 +248,30 @@ export async function pass(milliseconds, step = 100) {
 
 /** Waits, for real and not for long, until it is so. */
 export async function until(condition, what = String(condition)) {
-  const deadline = performance.now() + 10_000;
+  const deadline = performance.now() + 20_000;
   while (!condition()) {
     if (performance.now() > deadline) throw new Error("never came: " + what);
     await new Promise(setImmediate);
   }
 }
 
-export const ready = (tracker) => until(() => tracker.status().ready, "the wasm core");
+/** Waits until the core runs and everything that needs no time has happened. */
+export async function ready(...trackers) {
+  for (const tracker of trackers) await until(() => tracker.status().ready, "the core");
+  await settle();
+}
+
+/** Every event is somewhere, and only once. */
+export function adds(tracker) {
+  const { made, adopted, delivered, rejected, queued, dropped } = tracker.status();
+  const all = delivered + rejected + queued + Object.values(dropped).reduce((sum, events) => sum + events, 0);
+  assert.equal(made + adopted, all, JSON.stringify(tracker.status()));
+}
+
+/** Draws the same for the same seed, from 0 up to below `end`. */
+export function dice(seed) {
+  return (end) => {
+    seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;
+    return Math.floor((seed / 2 ** 32) * end);
+  };
+}

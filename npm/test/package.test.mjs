@@ -1,50 +1,157 @@
-// The package as it is published, and as a server sees it.
+// The package as it is published, as a server sees it, and its core in both of its forms.
 
 import assert from "node:assert/strict";
-import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { execFile, execFileSync } from "node:child_process";
+import { existsSync, readFileSync } from "node:fs";
 import { test } from "node:test";
+import { promisify } from "node:util";
+import { instantiate } from "../dist/fallback.js";
+import { dice } from "./fake.mjs";
 
 const cwd = new URL("..", import.meta.url);
+const run = promisify(execFile);
+const NOW = 1_763_673_600_000;
+const FILES = ["fallback.js", "index.d.ts", "index.js", "index.js.map", "react.d.ts", "react.js", "react.js.map", "tallymark.js", "tallymark.js.map", "tallymark.wasm"];
 
 test("the package holds what it should and nothing else", () => {
-  const [{ files }] = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json"], { cwd, stdio: ["ignore", "pipe", "ignore"] }));
-  assert.deepEqual(files.map(({ path }) => path).sort(), [
-    "README.md",
-    "dist/index.d.ts",
-    "dist/index.js",
-    "dist/tallymark.js",
-    "dist/tallymark.wasm",
-    "package.json",
-  ]);
+  const [{ files }] = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd, stdio: ["ignore", "pipe", "ignore"] }));
+  const licences = ["LICENSE-APACHE", "LICENSE-MIT"].filter((file) => existsSync(new URL(file, cwd)));
+  assert.deepEqual(files.map(({ path }) => path).sort(), [...licences, "README.md", ...FILES.map((file) => "dist/" + file), "package.json"].sort());
+});
+
+test("everything that is exported is there", () => {
+  const { exports, sideEffects } = JSON.parse(readFileSync(new URL("package.json", cwd), "utf8"));
+  const paths = Object.values(exports).flatMap((entry) => (typeof entry === "string" ? entry : Object.values(entry)));
+  for (const path of [...paths, ...sideEffects]) assert.ok(existsSync(new URL(path, cwd)), path);
 });
 
 test("no file that is published names a path of this machine", () => {
-  for (const file of ["index.d.ts", "index.js", "tallymark.js", "tallymark.wasm"]) {
-    assert.doesNotMatch(readFileSync(new URL(`dist/${file}`, cwd), "latin1"), /\/(root|home|work|tmp|rustc|cargo)\//, file);
+  const wasm = readFileSync(new URL("dist/tallymark.wasm", cwd));
+  assert.ok(readFileSync(new URL("dist/index.js", cwd), "utf8").includes(wasm.toString("hex")), "it is in the module as it is in the file");
+  for (const file of FILES) {
+    assert.doesNotMatch(readFileSync(new URL("dist/" + file, cwd), "latin1"), /\/(root|home|work|tmp|rustc|cargo|rustup|var)\b|\.(cargo|rustup)/, file);
   }
+});
+
+test("source maps bring their sources, and point nowhere else", () => {
+  for (const file of FILES.filter((file) => file.endsWith(".map"))) {
+    const { sources, sourcesContent } = JSON.parse(readFileSync(new URL("dist/" + file, cwd), "utf8"));
+    assert.ok(sources.length && sources.every((source, at) => /^\.\.\/src\/\w+\.tsx?$/.test(source) && sourcesContent[at]), String(sources));
+  }
+});
+
+test("publint finds nothing", async () => {
+  const { stdout } = await run("node_modules/.bin/publint", ["--strict"], { cwd });
+  assert.match(stdout, /All good/);
+});
+
+test("its types are found by everything that loads modules", async () => {
+  await run("node_modules/.bin/attw", ["--pack", ".", "--profile", "esm-only", "--exclude-entrypoints", "./tallymark.js", "./tallymark.wasm", "./fallback.js"], { cwd });
 });
 
 test("on a server a tracker does nothing, and does not keep it running", () => {
   const script = `
     import { createTracker } from "tallymark";
-    const tracker = createTracker({ endpoint: "/", username: "shop", key: "k", debug: true });
+    import * as react from "tallymark/react";
+    const tracker = createTracker({ endpoint: "/", username: "shop", key: "k", debug: true, consent: "pending" });
     tracker.pageView();
     tracker.click("buy");
     tracker.track("charge", { value: 1n });
+    tracker.identify("u");
+    tracker.setConsent("granted");
+    tracker.setConsent("denied");
+    tracker.optOut();
+    tracker.optIn();
     tracker.flush();
-    console.log(JSON.stringify(tracker.status()));
+    console.log(JSON.stringify([tracker.status(), Object.keys(react).length > 0]));
   `;
   // The package can import itself by its name, as others do.
-  const said = execFileSync(process.execPath, ["--input-type=module", "-e", script], { cwd, encoding: "utf8", timeout: 10_000 });
-  assert.deepEqual(JSON.parse(said), {
-    made: 0,
-    delivered: 0,
-    rejected: 0,
-    dropped: {},
-    queued: 0,
-    paused: null,
-    ready: false,
-    failed: null,
-  });
+  const said = execFileSync(process.execPath, ["--input-type=module", "-e", script], { cwd, encoding: "utf8", timeout: 20_000 });
+  const nothing = { made: 0, adopted: 0, delivered: 0, rejected: 0, dropped: {}, queued: 0, paused: null, off: null, ready: false, failed: null };
+  assert.deepEqual(JSON.parse(said), [nothing, true]);
+});
+
+/** A page for a core: its batches are numbers of events. All that the core asks of it is written down. */
+function host(seed) {
+  const roll = dice(seed);
+  const events = new Map();
+  const said = [];
+  let last = 0;
+  const add = (count) => (roll(20) ? (events.set(++last, count), last) : 0);
+  const acts = {
+    random: () => roll(1000) / 1000,
+    begin: () => add(1),
+    extend: (batch) => (roll(20) ? (events.set(batch, events.get(batch) + 1), 1) : 0),
+    seal: () => (roll(10) ? 1 : 0),
+    part: (whole, number, from, to) => add(to - from),
+    remove: (batch) => void events.delete(batch),
+    size: () => 100 + roll(40_000),
+  };
+  for (const [name, act] of Object.entries(acts)) {
+    acts[name] = (...values) => {
+      const given = act(...values);
+      said.push([name, ...values, given]);
+      return given;
+    };
+  }
+  return { acts, events, said };
+}
+
+test("as a script, the core decides exactly what it decides as wasm", async () => {
+  const module = await WebAssembly.compile(readFileSync(new URL("dist/tallymark.wasm", cwd)));
+  const statuses = [200, 200, 200, 0, 503, 429, 413, 401, 403, 400, 422, 99];
+  let calls = 0;
+  for (let seed = 1; seed <= 20; seed++) {
+    const hosts = [host(seed), host(seed)];
+    const cores = [(await WebAssembly.instantiate(module, { host: hosts[0].acts })).exports, await instantiate({ host: hosts[1].acts })];
+    const both = (act, ...values) => {
+      const [wasm, script] = cores.map((core) => core[act](...values));
+      assert.equal(script, wasm, `${act}(${values}) of seed ${seed}`);
+      calls++;
+      return wasm;
+    };
+    const roll = dice(seed);
+    let now = NOW;
+    const flying = [];
+    for (let step = 0; step < 2000; step++) {
+      const act = roll(20);
+      if (act < 10) both("push", now, roll(6000));
+      else if (act < 14) {
+        let then;
+        for (let polls = 0; polls < 100 && (then = both("poll", now)) < 0; polls++) flying.push(-then);
+      } else if (act < 18 && flying.length) {
+        const [batch] = flying.splice(roll(flying.length), 1);
+        const count = hosts[0].events.get(batch) ?? 1;
+        const retry = roll(4) ? 0 : roll(count + 2);
+        const rejected = roll(3) ? 0 : 1;
+        both("answer", now, batch, statuses[roll(statuses.length)], [NaN, 0, 5000, 1e12][roll(4)], count - retry - rejected, rejected, retry);
+      } else if (act === 18) now += [1, 700, 3000, 400_000, -5000, 3 * 86_400_000][roll(6)];
+      else if (roll(4) === 0) both("flush");
+      else if (roll(8) === 0) both("resume");
+      else if (roll(4) === 0) both("lose", roll(8), roll(5));
+      else if (roll(20) === 0) for (const strange of [NaN, -1, 0, 2 ** 53]) both("poll", strange);
+      for (let place = 0; place < 10; place++) both("figure", place);
+    }
+    assert.deepEqual(hosts[1].said, hosts[0].said);
+    assert.ok(hosts[0].said.length > 100);
+  }
+  assert.ok(calls > 20_000);
+});
+
+test("memory stays small however long the page lives", async () => {
+  const { acts, events } = host(3);
+  Object.assign(acts, { begin: () => (events.set(1e6, 1), 1e6), extend: (batch) => events.set(batch, events.get(batch) + 1) && 1, seal: () => 1, size: () => 1000 });
+  const { instance: { exports: core } } = await WebAssembly.instantiate(readFileSync(new URL("dist/tallymark.wasm", cwd)), { host: acts });
+  const live = (rounds) => {
+    for (let round = 0; round < rounds; round++) {
+      core.push(NOW + round, 500);
+      for (let then; (then = core.poll(NOW + round)) < 0; ) core.answer(NOW + round, -then, 200, NaN, events.get(-then), 0, 0);
+    }
+  };
+  live(2000);
+  const before = core.memory.buffer.byteLength;
+  live(50_000);
+  assert.equal(core.memory.buffer.byteLength, before);
+  assert.ok(before <= 192 * 1024, `${before} bytes`);
+  assert.ok(core.figure(1) > 51_000);
 });

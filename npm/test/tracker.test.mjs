@@ -1,15 +1,23 @@
-// What a page may do to a tracker, and what comes of it.
+// What a page, its visitor and its owner may do to a tracker, and what comes of it.
 
 import assert from "node:assert/strict";
-import { afterEach, mock, test } from "node:test";
-import { NOW, close, open, pass, ready, settle, until } from "./fake.mjs";
+import { mock, test } from "node:test";
+import { NOW, adds, browser, dice, pass, ready, receipt, settle, status, until } from "./fake.mjs";
 
-afterEach(close);
+/** A page whose tracker runs. */
+async function start(options, changes, page) {
+  const site = browser(changes);
+  const opened = site.open(page);
+  const tracker = opened.track(options);
+  await ready(tracker);
+  return { site, page: opened, tracker };
+}
+const paths = (site) => site.events().map(({ url }) => url.replace("https://shop.example", ""));
 
 test("calls before the core is there keep their order and their times", async () => {
   let load;
-  const page = await open({ load: () => new Promise((resolve) => (load = resolve)) });
-  const tracker = page.track({ pageViews: true });
+  const site = browser({ load: () => new Promise((resolve) => (load = resolve)) });
+  const tracker = site.open().tag({ pageViews: "" });
   mock.timers.tick(1000);
   tracker.click("early");
   mock.timers.tick(500);
@@ -20,9 +28,9 @@ test("calls before the core is there keep their order and their times", async ()
   mock.timers.tick(500);
   load();
   await ready(tracker);
-  await settle();
+  await pass(2000);
   assert.deepEqual(
-    page.events().map(({ event_type, occurred_at, properties }) => [event_type, occurred_at, properties?.step]),
+    site.events().map(({ event_type, occurred_at, properties }) => [event_type, occurred_at, properties?.step]),
     [
       ["page_view", NOW, undefined],
       ["button_click", NOW + 1000, undefined],
@@ -31,36 +39,145 @@ test("calls before the core is there keep their order and their times", async ()
   );
 });
 
-test("a page view says where the visitor is and came from", async () => {
-  const page = await open();
-  const tracker = page.track({ pageViews: true });
+test("calls made through the snippet are made up for at their own times, and those after it pass through", async () => {
+  const site = browser();
+  const page = site.open();
+  const early = [["track", NOW - 5000, "first", { a: 1 }], ["pageView", NOW - 4000], ["nothing", NOW], ["click", NOW - 3000, "buy"]];
+  page.tallymark = { q: early };
+  page.tag();
+  await ready(page.tallymark);
+  early.push(["track", NOW - 1000, "last"]);
+  page.tallymark.flush();
+  await pass(2500);
+  assert.deepEqual(site.events().map(({ occurred_at }) => occurred_at - NOW), [-5000, -4000, -3000, -1000]);
+  const tracker = page.tallymark;
+  page.tag();
+  assert.equal(page.tallymark, tracker, "a second tag does not count everything twice");
+});
+
+test("a tag's attributes are its options", async () => {
+  const site = browser();
+  const page = site.open();
+  const tracker = page.tag({ pageViews: "true", hash: "", trackClicks: "false", sampleRate: "0.000001" });
   await ready(tracker);
+  page.press({ "data-tallymark-click": "buy" });
+  assert.equal(tracker.status().made, 0, "one visit in a million");
+});
+
+test("a page view says where the visitor is and came from", async () => {
+  const { site, tracker } = await start({ pageViews: true });
   tracker.pageView({ url: "/coffee", title: "Coffee", properties: { variant: "b" } });
-  tracker.flush();
-  await settle();
-  const [first, second] = page.events();
+  tracker.pageView({ url: "https://other.example/", referralUrl: "", title: "" });
+  await pass(2100);
+  const [first, second, third] = site.events();
   assert.equal(first.url, "https://shop.example/tea/?q=1");
   assert.equal(first.referral_url, "https://search.example/");
   assert.equal(first.title, "Tea");
   assert.equal(second.url, "https://shop.example/coffee");
   assert.equal(second.referral_url, first.url, "the view before");
   assert.deepEqual(second.properties, { variant: "b" });
+  assert.deepEqual([third.url, third.referral_url, third.title], ["https://other.example/", undefined, undefined]);
 });
 
-test("a long title is cut, and the view counts", async () => {
-  const page = await open();
+test("a long title and a long address are cut, and the view counts", async () => {
+  const { site, page, tracker } = await start();
   page.document.title = "🍵".repeat(10_000);
-  const tracker = page.track({ pageViews: true });
-  await ready(tracker);
-  tracker.flush();
+  tracker.pageView({ url: "/" + "u".repeat(10_000), referralUrl: "r".repeat(10_000) });
+  await pass(2100);
+  const [{ title, url, referral_url }] = site.events();
+  assert.deepEqual([title, url.length, referral_url.length], ["🍵".repeat(256), 4096, 4096]);
+});
+
+test("a router's steps are one view for each page, with the one before as the referrer", async () => {
+  const { site, page } = await start({ pageViews: true });
+  const go = async (act) => {
+    act();
+    await pass(100);
+  };
+  const { history, location } = page;
+  await go(() => history.replaceState({ scroll: 1 }, ""));
+  await go(() => history.replaceState({}, "", location.href));
+  await go(() => (history.pushState({}, "", "/a"), history.replaceState({}, "", "/a?sort=1")));
+  await go(() => history.pushState({}, "", "/a?sort=1"));
+  await go(() => history.pushState({}, "", "#part"));
+  await go(() => history.pushState({}, "", "/b"));
+  await go(() => {
+    location.href = "https://shop.example/a";
+    page.emit("popstate");
+    page.emit("hashchange");
+  });
+  await pass(3000);
+  assert.deepEqual(paths(site), ["/tea/?q=1", "/a?sort=1", "/b", "/a"]);
+  assert.deepEqual(site.events().slice(1).map(({ referral_url }) => referral_url), site.events().slice(0, -1).map(({ url }) => url));
+});
+
+test("with the option, what differs behind # is another page", async () => {
+  const { site, page } = await start({ pageViews: true, hash: true });
+  for (const hash of ["#a", "#a", "#b"]) {
+    page.location.href = "https://shop.example/" + hash;
+    page.emit("hashchange");
+    await pass(100);
+  }
+  await pass(3000);
+  assert.deepEqual(paths(site), ["/tea/?q=1", "/#a", "/#b"]);
+});
+
+test("a view that a router has just begun counts when the page goes at once", async () => {
+  const { site, page } = await start({ pageViews: true });
+  page.history.pushState({}, "", "/last");
+  page.close();
   await settle();
-  assert.equal(page.events()[0].title, "🍵".repeat(256));
+  assert.deepEqual(paths(site), ["/tea/?q=1", "/last"]);
+});
+
+test("a page in the background counts at once, or when it is first seen if the site wants that", async () => {
+  for (const whenVisible of [false, true]) {
+    const { page, tracker } = await start({ pageViews: true, whenVisible }, {}, { hidden: true });
+    assert.equal(tracker.status().made, whenVisible ? 0 : 1);
+    for (const visible of [true, false, true]) page.show(visible);
+    assert.equal(tracker.status().made, 1);
+  }
+});
+
+test("a page rendered in advance counts when it is shown, and leaves nothing if it never is", async () => {
+  const site = browser();
+  const page = site.open({ prerendering: true });
+  const tracker = page.track({ pageViews: true });
+  tracker.track("while hidden");
+  await pass(60_000);
+  assert.deepEqual([tracker.status().queued, site.requests.length, site.stored().length], [1, 0, 0]);
+  page.document.prerendering = false;
+  page.document.dispatchEvent(new Event("prerenderingchange"));
+  await ready(tracker);
+  await pass(3000);
+  assert.deepEqual(site.events().map(({ event_type }) => event_type), ["custom", "page_view"]);
+  adds(tracker);
+});
+
+test("a page that comes back from the browser's cache is seen again", async () => {
+  const { site, page, tracker } = await start({ pageViews: true });
+  page.hide();
+  page.comeBack();
+  await ready(tracker);
+  await pass(12_000);
+  assert.deepEqual(paths(site), ["/tea/?q=1", "/tea/?q=1"]);
+});
+
+test("clicks on marked elements count, unless the site turns that off", async () => {
+  for (const trackClicks of [true, false]) {
+    const { site, page } = await start({ trackClicks });
+    page.press({ "data-tallymark-click": "buy", "data-tallymark-props": '{"price":2.4}' });
+    page.press({ "data-tallymark-click": "typo", "data-tallymark-props": "{" });
+    page.press({});
+    await pass(2100);
+    assert.deepEqual(site.events().map(({ button_id, properties }) => [button_id, properties]), trackClicks ? [["buy", { price: 2.4 }], ["typo", undefined]] : []);
+  }
 });
 
 test("bad arguments never throw, are counted, and are told about on request", async () => {
   const circular = {};
   circular.self = circular;
-  const deep = JSON.parse('{"a":'.repeat(200) + "1" + "}".repeat(200));
+  const hostile = new Proxy({}, { get: () => { throw new Error("mine"); }, ownKeys: () => { throw new Error("mine"); } });
   const bad = [
     (tracker) => tracker.track(),
     (tracker) => tracker.track(7),
@@ -68,89 +185,398 @@ test("bad arguments never throw, are counted, and are told about on request", as
     (tracker) => tracker.track("n".repeat(129)),
     (tracker) => tracker.track("n".repeat(1e6)),
     (tracker) => tracker.track(Symbol("n")),
+    (tracker) => tracker.track(hostile),
     (tracker) => tracker.track("n", circular),
+    (tracker) => tracker.track("n", hostile),
     (tracker) => tracker.track("n", { big: 1n }),
     (tracker) => tracker.track("n", [1]),
     (tracker) => tracker.track("n", "text"),
     (tracker) => tracker.track("n", () => {}),
-    (tracker) => tracker.track("n", deep),
     (tracker) => tracker.track("n", { text: "x".repeat(1e6) }),
     (tracker) => tracker.track("n", { toJSON() { throw new Error("mine"); } }),
     (tracker) => tracker.click(null),
     (tracker) => tracker.click("b".repeat(257)),
     (tracker) => tracker.pageView({ url: "http://[" }),
-    (tracker) => tracker.pageView({ url: "/" + "u".repeat(5000) }),
+    (tracker) => tracker.pageView({ title: 7 }),
     (tracker) => tracker.pageView(null),
-    (tracker) => tracker.pageView({ get url() { throw new Error("mine"); } }),
+    (tracker) => tracker.pageView(hostile),
+    (tracker) => (tracker.identify(7), tracker.track("n"), tracker.identify(null)),
+    (tracker) => (tracker.identify("u".repeat(129)), tracker.track("n"), tracker.identify(null)),
   ];
-  const said = mock.method(console, "warn", () => {});
-  try {
-    const page = await open();
-    const tracker = page.track({ debug: true });
-    for (const call of bad.slice(0, 10)) call(tracker);
-    await ready(tracker);
-    for (const call of bad.slice(10)) call(tracker);
-    tracker.track("good");
-    tracker.flush();
-    await settle();
-    const { made, delivered, dropped } = tracker.status();
-    assert.deepEqual({ made, delivered, dropped }, { made: bad.length + 1, delivered: 1, dropped: { invalid: bad.length } });
-    assert.equal(page.events().length, 1);
-    assert.equal(said.mock.callCount(), bad.length);
-  } finally {
-    said.mock.restore();
+  const { site, tracker } = await start({ debug: true });
+  for (const call of bad) {
+    call(tracker);
+    adds(tracker);
   }
+  tracker.track("good");
+  await pass(2100);
+  const { made, delivered, dropped } = tracker.status();
+  assert.deepEqual({ made, delivered, dropped }, { made: bad.length + 1, delivered: 1, dropped: { invalid: bad.length } });
+  assert.equal(site.events().length, 1);
+  assert.equal(site.said.length, bad.length);
 });
 
-test("half a surrogate pair does not cost the batch", async () => {
-  const page = await open();
-  const tracker = page.track();
-  await ready(tracker);
-  tracker.track("half \ud83c", { cut: "tea \ud83c", ["key_\ud83c"]: 1, whole: "🍵", literal: "\\ud83c" });
-  tracker.flush();
-  await settle();
-  const [{ text, batch }] = page.requests;
-  assert.equal(batch.events[0].name, "half \ufffd");
-  assert.deepEqual(batch.events[0].properties, { cut: "tea \ufffd", "key_\ufffd": 1, whole: "🍵", literal: "\\ud83c" });
-  assert.ok(!/[^\\]\\ud83c/.test(text), "no escape that is not Unicode");
+test("whatever is called with whatever, in whatever order, nothing throws and everything adds up", async () => {
+  const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 32));
+  const roll = dice(seed);
+  const hostile = new Proxy(() => {}, { get: () => { throw new Error("mine"); } });
+  const values = [undefined, null, 0, -1, NaN, 1n, "", "n", "x".repeat(200), "x".repeat(40_000), "\ud83c", {}, [], { a: 1 }, { toString: 7 }, hostile, () => {}, Symbol("s"), new Date(NaN), new Map(), true, "granted", "pending", "denied", "granted", { url: "/a" }, { url: 7, title: hostile }];
+  const answers = [(batch) => receipt(batch), () => status(503), () => status(413), () => status(401), () => status(400), () => Promise.reject(new TypeError("network")), (batch) => receipt(batch, { accepted: 0, retry: batch.events.map((_, at) => at) })];
+  try {
+    for (let round = 0; round < 6; round++) {
+      const site = browser({ locks: roll(2) > 0, answer: (batch) => answers[roll(answers.length)](batch) });
+      const page = site.open();
+      const tracker = page.track({ pageViews: true, anonymousId: true, beforeSend: (event) => [event, event, event, values[roll(values.length)]][roll(4)] });
+      const methods = Object.keys(tracker);
+      const calls = [...methods, "track", "track", "track", "click", "optIn", "hide", "comeBack", "online", "refuse", "wait", "step"];
+      for (let call = 0; call < 300; call++) {
+        const method = calls[roll(calls.length)];
+        const some = () => values[roll(values.length)];
+        if (method === "hide") page.hide();
+        else if (method === "comeBack") page.comeBack();
+        else if (method === "online") page.online(roll(2) > 0);
+        else if (method === "refuse") site.refused = roll(2) > 0;
+        else if (method === "step") page.history.pushState({}, "", "/" + roll(5));
+        else if (method === "wait") await pass(roll(5000), 500);
+        else tracker[method](...[some, some, some].slice(roll(4)).map((draw) => draw()));
+        if (roll(5) === 0) await settle();
+        adds(tracker);
+        assert.equal(tracker.status().failed, null);
+      }
+    }
+  } catch (error) {
+    error.message += `\nSEED=${seed}`;
+    throw error;
+  }
 });
 
 test("missing options are told about once, and nothing throws", async () => {
-  const said = mock.method(console, "warn", () => {});
-  try {
-    const page = await open();
-    for (const options of [{ key: "" }, { endpoint: "http://[" }, { username: undefined }]) {
-      const before = said.mock.callCount();
-      const tracker = page.track(options);
-      tracker.click("buy");
-      tracker.flush();
-      const { made, dropped, failed } = tracker.status();
-      assert.deepEqual({ made, dropped, failed }, { made: 1, dropped: { failed: 1 }, failed: "options" });
-      assert.equal(said.mock.callCount(), before + 1);
-    }
-  } finally {
-    said.mock.restore();
+  const site = browser();
+  const page = site.open();
+  for (const options of [{ key: "" }, { endpoint: "http://[" }, { username: undefined }, { username: "b", key: undefined }, { endpoint: 7 }]) {
+    const before = site.said.length;
+    const tracker = page.track(options);
+    tracker.click("buy");
+    tracker.identify("u");
+    tracker.setConsent("granted");
+    tracker.flush();
+    page.hide();
+    assert.equal(tracker.status().failed, "options");
+    assert.equal(site.said.length, before + 1);
+    adds(tracker);
+  }
+  await pass(5000);
+  assert.deepEqual([site.requests.length, site.kept()], [0, []]);
+});
+
+test("asked for twice, it is the same tracker", async () => {
+  const page = browser().open();
+  assert.equal(page.track(), page.track());
+  assert.notEqual(page.track(), page.track({ username: "other" }));
+});
+
+test("a session goes on across pages and tabs, and ends after half an hour of silence", async () => {
+  const site = browser();
+  const sessions = [];
+  const open = async () => {
+    const page = site.open();
+    const tracker = page.track();
+    await ready(tracker);
+    return { page, tracker };
+  };
+  const click = async ({ tracker }) => {
+    tracker.click("buy");
+    await pass(3000);
+    sessions.push(site.events().at(-1).session_id);
+  };
+  const first = await open();
+  const second = await open();
+  await click(first);
+  await click(second);
+  await pass(29 * 60_000);
+  await click(second);
+  await pass(29 * 60_000);
+  await click(first);
+  first.page.close();
+  await click(await open());
+  assert.equal(new Set(sessions).size, 1);
+  await pass(31 * 60_000);
+  await click(second);
+  await click(await open());
+  assert.equal(new Set(sessions).size, 2);
+  assert.equal(sessions.at(-1), sessions.at(-2));
+});
+
+test("a clock that is set back or far ahead neither keeps a session for ever nor ends all", async () => {
+  const site = browser();
+  site.storage.setItem("tallymark/shop/session", `old ${NOW + 1e12}`);
+  const tracker = site.open().track();
+  await ready(tracker);
+  for (let click = 0; click < 3; click++) {
+    tracker.click("buy");
+    await pass(11_000);
+  }
+  const ids = new Set(site.events().map(({ session_id }) => session_id));
+  assert.equal(ids.size, 1);
+  assert.ok(!ids.has("old"));
+});
+
+test("a visit is counted whole or not at all, and stands for as many as the site says", async () => {
+  let counted = 0;
+  for (let visit = 0; visit < 200; visit++) {
+    const site = browser();
+    const trackers = [site.open(), site.open()].map((page) => page.track({ sampleRate: 0.25 }));
+    for (const tracker of trackers) for (let click = 0; click < 3; click++) tracker.click("buy");
+    const made = trackers.map((tracker) => tracker.status().made);
+    assert.ok(made[0] === made[1] && [0, 3].includes(made[0]), String(made));
+    if (!made[0]) continue;
+    counted++;
+    assert.match(site.stored()[0], /"weight":4}/);
+  }
+  // Seven standard deviations.
+  assert.ok(counted > 7 && counted < 93, String(counted));
+});
+
+test("an anonymous id is made only for a site that asks, kept, and forgotten with everything else", async () => {
+  const site = browser();
+  const ids = [];
+  const visit = async (options, act = () => {}) => {
+    const page = site.open();
+    const tracker = page.track(options);
+    await ready(tracker);
+    act(tracker);
+    tracker.click("buy");
+    await pass(3000);
+    ids.push(site.events().at(-1).anonymous_id);
+    page.close();
+  };
+  await visit({});
+  assert.ok(!site.kept().includes("visitor"));
+  await visit({ anonymousId: true });
+  await visit({ anonymousId: true });
+  await visit({ anonymousId: true }, (tracker) => (tracker.click("before"), tracker.optOut(), tracker.optIn()));
+  await visit({ anonymousId: true });
+  const [none, first, again, after, last] = ids;
+  assert.equal(none, undefined);
+  assert.ok(first && first === again);
+  assert.notEqual(after, first);
+  assert.equal(after, last);
+});
+
+test("a person has the site's own name until it is taken away", async () => {
+  const { site, tracker } = await start();
+  for (const person of ["anna", null, "", undefined]) {
+    tracker.identify(person);
+    tracker.click("buy");
+  }
+  await pass(2100);
+  assert.deepEqual(site.events().map(({ user_id }) => user_id), ["anna", undefined, undefined, undefined]);
+});
+
+test("beforeSend changes, drops, and may be wrong without harm", async () => {
+  const given = [
+    (event) => ({ ...event, url: event.url.split("?")[0], title: undefined }),
+    () => null,
+    () => false,
+    () => {},
+    () => { throw new Error("mine"); },
+    () => "text",
+    () => 7,
+    () => ({}),
+    () => [],
+    (event) => ({ ...event, event_type: "toString" }),
+    (event) => ({ ...event, user_id: 7 }),
+    (event) => ({ ...event, properties: [1] }),
+    async (event) => event,
+    (event) => ((event.properties = { mine: 1 }), event),
+  ];
+  let number = 0;
+  const { site, tracker } = await start({ beforeSend: (event) => given[number++](event) });
+  for (const _ of given) {
+    tracker.pageView();
+    adds(tracker);
+  }
+  await pass(2100);
+  const [first, last] = site.events();
+  assert.equal(site.events().length, 2);
+  assert.deepEqual([first.url, first.title, last.properties], ["https://shop.example/tea/", undefined, { mine: 1 }]);
+  assert.deepEqual([tracker.status().made, tracker.status().dropped], [11, { invalid: 9 }]);
+});
+
+test("consent that is pending stores and sends nothing; granted, everything is made up for", async () => {
+  const site = browser();
+  const page = site.open();
+  const tracker = page.track({ consent: "pending", pageViews: true, anonymousId: true });
+  tracker.click("buy");
+  page.hide();
+  page.comeBack();
+  await pass(60_000);
+  assert.deepEqual([site.kept(), site.held(), site.requests], [[], [], []]);
+  assert.deepEqual([tracker.status().made, tracker.status().queued, tracker.status().off], [3, 3, null]);
+  tracker.setConsent("granted");
+  assert.equal(site.stored().length, 1, "safe at once");
+  await ready(tracker);
+  await pass(3000);
+  assert.equal(tracker.status().delivered, 3);
+  assert.deepEqual(site.events().map(({ occurred_at }) => occurred_at), [NOW, NOW, NOW], "when they happened");
+  adds(tracker);
+  page.close();
+
+  const [{ session_id, anonymous_id }] = site.events();
+  const next = site.open().track({ consent: "pending", anonymousId: true });
+  next.click("buy");
+  next.setConsent("granted");
+  await ready(next);
+  await pass(3000);
+  const last = site.events().at(-1);
+  assert.deepEqual([last.session_id, last.anonymous_id], [session_id, anonymous_id], "the same visit and browser");
+});
+
+test("consent that is withdrawn for the time being stops storing and sending", async () => {
+  const { site, tracker } = await start();
+  tracker.click("before");
+  tracker.setConsent("pending");
+  const kept = { ...site.storage };
+  tracker.click("during");
+  await pass(60_000);
+  assert.deepEqual([site.requests.length, { ...site.storage }], [0, kept]);
+  adds(tracker);
+  tracker.setConsent("granted");
+  await ready(tracker);
+  await pass(15_000);
+  assert.deepEqual(site.events().map(({ button_id }) => button_id).sort(), ["before", "during"]);
+  adds(tracker);
+});
+
+test("at most a thousand events wait for consent; the oldest go, and are counted", async () => {
+  const site = browser();
+  const tracker = site.open().track({ consent: "pending" });
+  for (let event = 0; event < 1200; event++) tracker.track(`${event}`);
+  assert.deepEqual([tracker.status().queued, tracker.status().dropped], [1000, { queue_full: 200 }]);
+  adds(tracker);
+  tracker.setConsent("granted");
+  adds(tracker);
+  await ready(tracker);
+  await pass(60_000);
+  adds(tracker);
+  assert.ok(site.events().some(({ name }) => name === "1199"));
+});
+
+for (const [how, act, undo, off] of [
+  ["denied consent", (tracker) => tracker.setConsent("denied"), (tracker) => tracker.setConsent("granted"), "denied"],
+  ["an opt-out", (tracker) => tracker.optOut(), (tracker) => tracker.optIn(), "opted_out"],
+]) {
+  test(`${how} erases everything, and makes no more events until it is taken back`, async () => {
+    const { site, page, tracker } = await start({ anonymousId: true }, { answer: () => status(503) });
+    tracker.click("buy");
+    site.refused = true;
+    tracker.click("in memory");
+    site.refused = false;
+    await pass(3000);
+    const tried = site.requests.length;
+    act(tracker);
+    tracker.click("buy");
+    page.hide();
+    page.comeBack();
+    await pass(60_000);
+    assert.deepEqual(site.kept(), off === "opted_out" ? ["out"] : []);
+    assert.deepEqual(site.held(), []);
+    assert.equal(site.requests.length, tried);
+    assert.deepEqual([tracker.status().off, tracker.status().made, tracker.status().queued], [off, 0, 0]);
+    adds(tracker);
+    site.answer = (batch) => receipt(batch);
+    undo(tracker);
+    tracker.click("again");
+    await ready(tracker);
+    await pass(12_000);
+    const { session_id } = site.events()[0];
+    assert.deepEqual(site.events().slice(tried > 0 ? -1 : 0).map(({ button_id }) => button_id), ["again"]);
+    assert.notEqual(site.events().at(-1).session_id, session_id, "nothing ties it to what was before");
+    adds(tracker);
+  });
+}
+
+test("an opt-out holds for the next page and for the other tabs", async () => {
+  const { site, tracker } = await start();
+  const other = site.open().track();
+  await ready(other);
+  tracker.optOut();
+  // Denying beside that forgets what is stored, but not the choice.
+  tracker.setConsent("denied");
+  const next = site.open().track();
+  for (const one of [tracker, other, next]) {
+    one.click("buy");
+    assert.deepEqual([one.status().off, one.status().made], ["opted_out", 0]);
+  }
+  await pass(5000);
+  assert.deepEqual([site.kept(), site.requests.length], [["out"], 0]);
+  next.optIn();
+  other.click("buy");
+  await pass(5000);
+  assert.equal(site.requests.length, 1);
+});
+
+test("an opt-out where storage is refused holds for the page", async () => {
+  const { site, tracker } = await start({}, { refused: true });
+  tracker.optOut();
+  tracker.click("buy");
+  await pass(5000);
+  assert.deepEqual([tracker.status().off, site.requests.length], ["opted_out", 0]);
+});
+
+test("Global Privacy Control is honoured unless the site says otherwise, Do Not Track if it says so", async () => {
+  for (const [navigator, options, off] of [
+    [{ globalPrivacyControl: true }, {}, "gpc"],
+    [{ globalPrivacyControl: true }, { gpc: false }, null],
+    [{ globalPrivacyControl: false }, {}, null],
+    [{ doNotTrack: "1" }, {}, null],
+    [{ doNotTrack: "1" }, { dnt: true }, "dnt"],
+    [{ doNotTrack: "0" }, { dnt: true }, null],
+  ]) {
+    const site = browser({ navigator });
+    const tracker = site.open().track({ ...options, pageViews: true });
+    await pass(100);
+    if (!off) await ready(tracker);
+    await pass(3000);
+    assert.equal(tracker.status().off, off);
+    assert.equal(site.requests.length, off ? 0 : 1);
+    if (off) assert.deepEqual(site.kept(), []);
   }
 });
 
-test("a missing wasm turns the tracker off, and it says so", async () => {
-  const page = await open({ load: () => new Response("", { status: 404 }) });
-  const tracker = page.track();
+test("a wasm that is missing is said, and events wait for the next page", async () => {
+  const site = browser({ load: () => status(404) });
+  const page = site.open();
+  const tracker = page.tag();
   tracker.click("before");
   await until(() => tracker.status().failed);
   tracker.click("after");
-  const { made, queued, dropped, ready, failed } = tracker.status();
-  assert.deepEqual({ made, queued, dropped, ready, failed }, { made: 2, queued: 0, dropped: { failed: 2 }, ready: false, failed: "load" });
+  tracker.flush();
+  const { made, queued, dropped, failed } = tracker.status();
+  assert.deepEqual({ made, queued, dropped, failed }, { made: 2, queued: 2, dropped: {}, failed: "load" });
+  for (let event = 0; event < 5000; event++) tracker.track("n", { text: "x".repeat(1000) });
+  adds(tracker);
+  assert.ok(site.stored().join("").length < 700_000, "and not without end");
+  page.close();
+  site.load = undefined;
+  await pass(11_000);
+  const heir = site.open().tag();
+  await ready(heir);
+  await pass(60_000);
+  assert.equal(heir.status().adopted, heir.status().delivered);
+  assert.ok(site.events().some(({ button_id }) => button_id === "before"));
+  adds(heir);
 });
 
 test("a network that fails while the wasm loads is given another chance", async () => {
   let tries = 0;
-  const page = await open({
+  const site = browser({
     load() {
-      if (++tries < 3) throw new TypeError("network error");
+      if (++tries === 1) throw new TypeError("network error");
+      if (tries === 2) return status(503);
     },
   });
-  const tracker = page.track();
+  const tracker = site.open().tag();
   tracker.click("buy");
   await pass(6000);
   await ready(tracker);
@@ -159,65 +585,36 @@ test("a network that fails while the wasm loads is given another chance", async 
   assert.equal(tracker.status().delivered, 1);
 });
 
-test("a crash turns the tracker off, and never reaches the page", async () => {
-  const page = await open();
-  const tracker = page.track();
-  await ready(tracker);
-  tracker.click("counted");
-  tracker.flush();
-  await settle();
+test("where no wasm is allowed, the same as a script does the work", async () => {
+  for (const way of ["track", "tag"]) {
+    const site = browser({ wasm: false });
+    const page = site.open();
+    const tracker = page[way]();
+    for (let event = 0; event < 50; event++) tracker.track("n");
+    await ready(tracker);
+    await pass(10_000);
+    assert.equal(tracker.status().delivered, 50);
+    adds(tracker);
+  }
+});
+
+test("a crash of the core never reaches the page, and events wait for the next one", async () => {
+  const { site, page, tracker } = await start({}, { answer: () => status(503) });
+  tracker.click("before");
   const broken = mock.method(crypto, "getRandomValues", () => {
     throw new Error("no randomness");
   });
-  try {
-    tracker.click("crashes");
-  } finally {
-    broken.mock.restore();
-  }
+  for (let event = 0; event < 30; event++) tracker.click("during");
+  broken.mock.restore();
   tracker.click("after");
-  tracker.flush();
-  page.hide();
-  await pass(5000);
-  const { made, delivered, dropped, ready: isReady, failed } = tracker.status();
-  assert.deepEqual(
-    { made, delivered, dropped, isReady, failed },
-    { made: 3, delivered: 1, dropped: { failed: 2 }, isReady: false, failed: "crash" },
-  );
-});
-
-test("a session goes on across pages, and ends after half an hour of silence", async () => {
-  const storage = new Map();
-  const sessions = [];
-  for (const silence of [0, 0, 31 * 60_000]) {
-    const page = await open({ storage });
-    const tracker = page.track();
-    await ready(tracker);
-    mock.timers.tick(silence);
-    tracker.click("buy");
-    tracker.click("buy");
-    tracker.flush();
-    await settle();
-    const [first, second] = page.events();
-    assert.equal(first.session_id, second.session_id);
-    sessions.push(first.session_id);
-    close();
-  }
-  assert.equal(sessions[0], sessions[1]);
-  assert.notEqual(sessions[1], sessions[2]);
-});
-
-test("forbidden storage costs nothing but the session", async () => {
-  const forbidden = () => {
-    throw new Error("SecurityError");
-  };
-  const page = await open({ storage: { get: forbidden, set: forbidden } });
-  const tracker = page.track();
-  await ready(tracker);
-  tracker.click("buy");
-  tracker.click("buy");
-  tracker.flush();
-  await settle();
-  const [first, second] = page.events();
-  assert.ok(first.session_id);
-  assert.equal(first.session_id, second.session_id);
+  adds(tracker);
+  const { failed } = tracker.status();
+  page.close();
+  site.answer = (batch) => receipt(batch);
+  await pass(11_000);
+  const heir = site.open().track();
+  await ready(heir);
+  await pass(10_000);
+  assert.ok(["before", "after"].every((name) => site.events().some(({ button_id }) => button_id === name)), failed);
+  adds(heir);
 });

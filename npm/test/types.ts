@@ -13,8 +13,28 @@ any.click("buy", { price: 2.4 });
 any.flush();
 const status: Status = any.status();
 const dropped: number | undefined = status.dropped.queue_full;
-const paused: "unauthorized" | "forbidden" | null = status.paused;
-export { dropped, paused };
+const paused: "unauthorized" | "forbidden" | "offline" | "blocked" | null = status.paused;
+const off: "opted_out" | "gpc" | "dnt" | "denied" | null = status.off;
+export { dropped, off, paused };
+any.identify("u-1");
+any.identify(null);
+any.setConsent("granted");
+any.optOut();
+any.optIn();
+createTracker({
+  ...options,
+  consent: "pending",
+  sampleRate: 0.1,
+  hash: true,
+  beforeSend(event) {
+    if (event.event_type === "page_view" && event.url?.includes("/secret")) return null;
+    return { ...event, title: undefined };
+  },
+});
+// Whoever only changes the event must still give it back.
+createTracker({ ...options, beforeSend: () => {} });
+// @ts-expect-error not something a visitor can decide
+any.setConsent("maybe");
 
 // @ts-expect-error a key is needed
 createTracker({ endpoint: "/", username: "shop" });

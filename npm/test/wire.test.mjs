@@ -1,80 +1,280 @@
-// The shipped wasm against the golden fixtures that every part of Tallymark is held to.
+// What is written, byte for byte, against the golden fixtures that every part of Tallymark is held to.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { Tracker, initSync } from "../build/tracker.js";
+import { NOW, source } from "./fake.mjs";
 
-const NOW = 1_763_673_600_000;
-const { memory } = initSync({ module: readFileSync(new URL("../dist/tallymark.wasm", import.meta.url)) });
-const fixtures = JSON.parse(readFileSync(new URL("../../sdk/tests/wire/events.json", import.meta.url), "utf8"));
+const { cut, encode, timeOf, uuid } = await source("event");
+const { batches } = await source("batches");
+const fixtures = (name) => JSON.parse(readFileSync(new URL(`../../sdk/tests/wire/${name}.json`, import.meta.url), "utf8"));
+const event = (fields) => ({ event_id: uuid(NOW), event_type: "custom", occurred_at: NOW, name: "n", ...fields });
 
-/** Pushes the event that the fields describe; false if it was refused. */
-const push = (tracker, { event_type, occurred_at, url, button_id, name, referral_url, title, properties }) =>
-  tracker.push(
-    ["page_view", "button_click", "custom"].indexOf(event_type),
-    occurred_at,
-    url ?? button_id ?? name,
-    referral_url ?? "",
-    title ?? "",
-    properties ? JSON.stringify(properties) : "",
-  );
-
-function sent(tracker, now) {
-  tracker.flush();
-  assert.equal(tracker.poll(now), 0);
-  return tracker.text(1);
+/** Storage that takes everything. */
+function memory(texts = new Map()) {
+  return {
+    texts,
+    get: (name) => texts.get(name) ?? null,
+    set: (name, text) => (text ? texts.set(name, text) : texts.delete(name), true),
+    names: () => [...texts.keys()],
+  };
 }
 
-test("events have the golden text, but for the ids that are made here", () => {
-  // What every event of the tracker has, and what it cannot be given.
-  const ours = /"(event_id|session_id)":"[^"]*",/g;
-  const foreign = ["anonymous_id", "user_id", "useragent", "ipaddress", "weight"];
-  let compared = 0;
-  for (const { case: name, json } of fixtures) {
-    const fields = JSON.parse(json);
-    if (foreign.some((field) => field in fields)) continue;
-    const tracker = new Tracker(fields.session_id ?? "", fields.occurred_at);
-    assert.ok(push(tracker, fields), name);
-    const line = sent(tracker, fields.occurred_at).split("\n")[1];
-    assert.equal(line.replace(ours, ""), json.replace(ours, ""), name);
-    const { event_id, session_id } = JSON.parse(line);
-    assert.match(event_id, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
-    if (fields.session_id) assert.equal(session_id, fields.session_id);
-    compared++;
+test("events have the golden text", () => {
+  // What only a service can know of a visitor.
+  const foreign = /"(useragent|ipaddress)":"[^"]*",/g;
+  const all = fixtures("events");
+  for (const { case: name, json } of all) assert.equal(encode(JSON.parse(json)), json.replace(foreign, ""), name);
+  assert.ok(all.length >= 7);
+});
+
+test("the order of the fields is that of the wire, whoever made the event", () => {
+  for (const { case: name, json } of fixtures("events")) {
+    const turned = Object.fromEntries(Object.entries(JSON.parse(json)).reverse());
+    assert.deepEqual(JSON.parse(encode(turned)), JSON.parse(encode(JSON.parse(json))), name);
+    assert.ok(encode(turned).startsWith('{"event_id"'), name);
   }
-  assert.ok(compared >= 5);
 });
 
-test("a batch has the golden form", () => {
-  const [{ body: golden, batch_id, sdk }] = JSON.parse(
-    readFileSync(new URL("../../sdk/tests/wire/batches.json", import.meta.url), "utf8"),
-  );
-  const tracker = new Tracker("xyz", NOW);
-  for (const line of golden.split("\n").slice(1, -1)) assert.ok(push(tracker, JSON.parse(line.replace(/,$/, ""))));
-  const body = sent(tracker, NOW);
-  const ours = /"(event_id|session_id)":"[^"]*",/g;
-  const named = golden.replace(batch_id, JSON.parse(body).batch_id).replace(sdk, "tallymark-js/0.1.0");
-  assert.equal(body.replace(ours, ""), named.replace(ours, ""));
+test("what is beyond a limit, or misses what it is counted by, is refused with the contract's code", () => {
+  // Types are TypeScript's to check, and how deep something is and what a weight may be is the collector's.
+  const theirs = ["unknown_event_type", "weight_out_of_range", "properties_too_deep"];
+  let judged = 0;
+  for (const { case: name, code, event } of fixtures("invalid")) {
+    if (theirs.includes(code) || (code === "invalid_event" && name !== "a number for a string")) continue;
+    assert.throws(() => encode(event), (thrown) => thrown === code, `${name}: ${code}`);
+    judged++;
+  }
+  assert.ok(judged >= 15, String(judged));
 });
 
-test("memory stays small however long the page lives", () => {
-  const tracker = new Tracker("", 0);
-  const text = "x".repeat(2000);
-  const live = (rounds) => {
-    for (let round = 0; round < rounds; round++) {
-      const size = 1 + ((round * 7919) % 2000);
-      push(tracker, { event_type: "custom", occurred_at: NOW + round, name: "n", properties: { text: text.slice(0, size) } });
-      while (!tracker.poll(NOW + round)) {
-        const { batch_id, events } = JSON.parse(tracker.text(1));
-        tracker.answer(NOW + round, batch_id, 200, NaN, events.length, 0, new Uint32Array());
-      }
+test("every limit is in bytes of UTF-8, and exactly what it says", () => {
+  const limits = { session_id: 128, anonymous_id: 128, user_id: 128, url: 4096, referral_url: 4096, title: 1024, button_id: 256, name: 128 };
+  for (const [field, limit] of Object.entries(limits)) {
+    for (const fits of ["x".repeat(limit), "é".repeat(limit / 2), "🍵".repeat(limit / 4), "\ud83c".repeat(Math.floor(limit / 3))]) {
+      assert.ok(encode(event({ [field]: fits })), field);
+      assert.equal(cut(field, fits), fits);
     }
+    for (const long of ["x".repeat(limit + 1), "é".repeat(limit / 2) + "x", "🍵".repeat(limit / 4) + "🍵", "x".repeat(1e6)]) {
+      assert.throws(() => encode(event({ [field]: long })), (thrown) => thrown === field + "_too_long");
+      const short = cut(field, long);
+      assert.ok(Buffer.byteLength(short) <= limit && Buffer.byteLength(short) > limit - 4 && long.startsWith(short), field);
+      assert.ok(short.isWellFormed?.() ?? true, "no half a character");
+    }
+  }
+  const around = encode(event({ properties: { text: "" } })).length;
+  assert.equal(encode(event({ properties: { text: "x".repeat(32768 - around) } })).length, 32768);
+  for (const text of ["x".repeat(32769 - around), "茶".repeat(10_900), "\n".repeat(16_384)])
+    assert.throws(() => encode(event({ properties: { text } })), (thrown) => thrown === "event_too_large");
+});
+
+test("half a surrogate pair becomes the character that stands for what is none", () => {
+  const text = encode(event({ name: "half \ud83c", properties: { cut: "tea \ud83c", "key_\udf75": "\udf75\ud83c", whole: "🍵", literal: "\\ud83c" } }));
+  const { name, properties } = JSON.parse(text);
+  assert.equal(name, "half \ufffd");
+  assert.deepEqual(properties, { cut: "tea \ufffd", "key_\ufffd": "\ufffd\ufffd", whole: "🍵", literal: "\\ud83c" });
+  assert.equal(Buffer.from(text).toString(), text, "it is Unicode");
+});
+
+test("properties are what JSON makes of them, or refused", () => {
+  const date = new Date(NOW);
+  const taken = [
+    [{ at: date, none: undefined, act() {}, number: NaN }, { at: date.toJSON(), number: null }],
+    [new (class { a = 1; toJSON() { return { b: 2 }; } })(), { b: 2 }],
+    [Object.assign(Object.create(null), { __proto__: null, toString: "x" }), { toString: "x" }],
+    [new Map([[1, 2]]), {}],
+    [null, undefined],
+    [undefined, undefined],
+  ];
+  for (const [properties, read] of taken) assert.deepEqual(JSON.parse(encode(event({ properties }))).properties, read);
+  const cyclic = {};
+  cyclic.self = { cyclic };
+  for (const properties of [[1], "text", 7, true, 0, "", false, 1n, date, () => {}, Symbol("s"), cyclic, { big: 1n }, { toJSON: () => undefined }, { get a() { throw new Error("mine"); } }])
+    assert.throws(() => encode(event({ properties })));
+});
+
+test("ids are UUIDv7, sort by their time and never repeat", () => {
+  const ids = new Set();
+  for (const now of [0, 1, NOW, NOW + 1, 2 ** 48 - 1]) {
+    for (let draw = 0; draw < 2000; draw++) {
+      const id = uuid(now);
+      assert.match(id, /^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
+      assert.equal(timeOf(id), now);
+      ids.add(id);
+    }
+  }
+  assert.equal(ids.size, 10_000);
+  assert.ok(uuid(NOW) < uuid(NOW + 1));
+});
+
+test("batches have the golden form, and losses the golden names", () => {
+  const names = ["queue_full", "expired", "refused", "too_large", "storage", "invalid"];
+  for (const { case: name, body, batch_id, sdk, events, lost } of fixtures("batches")) {
+    const queue = batches(memory(), () => uuid(NOW));
+    let batch;
+    for (const json of events) {
+      queue.event = json;
+      if (batch) assert.ok(queue.extend(batch));
+      else batch = queue.begin(NOW);
+    }
+    assert.ok(queue.seal(batch, ...names.map((reason) => lost[reason] ?? 0)));
+    const own = queue.all.get(batch).name.slice(37);
+    assert.equal(queue.body(batch), body.replace(batch_id, own).replace(sdk, "tallymark-js/0.1.0"), name);
+    assert.equal(queue.size(batch), Buffer.byteLength(queue.body(batch)));
+    assert.equal(queue.madeAt(batch), NOW);
+  }
+});
+
+/** A batch of events called 0, 1 and so on, in storage that keeps `texts`. */
+function filled(events, kept = memory()) {
+  const lane = uuid(NOW);
+  const queue = batches(kept, () => lane);
+  let batch = 0;
+  for (let name = 0; name < events; name++) {
+    // What a site calls its events must not be taken for the text around them.
+    queue.event = encode(event({ name: `${name}`, properties: { text: '\n],"lost":{"event_id",\n{"event_id"' } }));
+    if (batch) queue.extend(batch);
+    else batch = queue.begin(NOW);
+  }
+  queue.save();
+  return { queue, batch, lane, kept };
+}
+const namesIn = (text) => JSON.parse(text).events.map(({ name }) => Number(name));
+
+test("whoever finds a batch without its end gives it the same", () => {
+  const { queue, batch, lane, kept } = filled(3);
+  const [[, unclosed]] = kept.texts;
+  assert.throws(() => JSON.parse(unclosed));
+  const heirs = [1, 2].map(() => {
+    const heir = batches(memory(new Map(kept.texts)), () => uuid(NOW));
+    const [[found], corrupt] = heir.adopt(lane);
+    assert.equal(corrupt, 0);
+    assert.equal(heir.all.get(found).events, 3);
+    return heir.body(found);
+  });
+  assert.equal(heirs[0], heirs[1]);
+  assert.equal(queue.body(batch), heirs[0], "its own page sends nothing else");
+  queue.seal(batch, 0, 0, 0, 0, 0, 0);
+  assert.equal(queue.body(batch), heirs[0]);
+});
+
+test("a part has the events that were asked for, under an id of its own that is as old", () => {
+  const { queue, batch, kept } = filled(5);
+  queue.seal(batch, 1, 0, 0, 0, 0, 0);
+  const before = queue.body(batch);
+  queue.asked = [3, 1];
+  const again = queue.part(batch, 0, 0, 2);
+  assert.deepEqual(namesIn(queue.body(again)), [1, 3]);
+  const halves = [queue.part(batch, 1, 0, 2), queue.part(batch, 2, 2, 5)];
+  assert.deepEqual(halves.map((half) => namesIn(queue.body(half))), [[0, 1], [2, 3, 4]]);
+  assert.equal(queue.body(batch), before);
+  assert.equal(new Set([...queue.all.keys()].map((number) => JSON.parse(queue.body(number)).batch_id)).size, 4);
+  for (const part of [again, ...halves]) {
+    assert.equal(queue.madeAt(part), NOW);
+    assert.ok(!JSON.parse(queue.body(part)).lost, "losses are reported once");
+    assert.ok(kept.texts.has(queue.all.get(part).name));
+  }
+  const [quarter, name] = [queue.part(halves[1], 2, 1, 3), queue.all.get(halves[1]).name + ".2"];
+  assert.equal(queue.all.get(quarter).name, name);
+  assert.deepEqual(namesIn(queue.body(quarter)), [3, 4]);
+  assert.equal(queue.madeAt(quarter), NOW);
+});
+
+test("asked for what is not there, there is no part", () => {
+  const { queue, batch } = filled(3);
+  for (const [asked, count] of [[[0, 0], 2], [[3], 1], [[-1], 1], [[0.5], 1], [["0"], 1], [[null], 1], [[], 1], [[0, 1, 2, 9], 4]]) {
+    queue.asked = asked;
+    assert.equal(queue.part(batch, 0, 0, count), 0, JSON.stringify(asked));
+  }
+  assert.equal(queue.all.size, 1);
+});
+
+test("an event that a site has changed beyond recognition does not shift the others", () => {
+  const queue = batches(memory(), () => uuid(NOW));
+  queue.event = encode({ event_type: "custom", name: "0" });
+  const batch = queue.begin(NOW);
+  for (const name of ["1", "2"]) {
+    queue.event = encode(event({ name }));
+    queue.extend(batch);
+  }
+  queue.asked = [0, 2];
+  assert.deepEqual(namesIn(queue.body(queue.part(batch, 0, 0, 2))), [0, 2]);
+});
+
+test("parts beside their whole were never sent, and those without one are all there is", () => {
+  const { queue, batch, lane, kept } = filled(4);
+  queue.seal(batch, 0, 0, 0, 0, 0, 0);
+  const half = queue.part(batch, 1, 0, 2);
+  const open = () => {
+    const texts = new Map(kept.texts);
+    const heir = batches(memory(texts), () => uuid(NOW));
+    const [found, corrupt] = heir.adopt(lane);
+    return [found.map((number) => namesIn(heir.body(number))), corrupt, texts.size];
   };
-  live(2000);
-  const before = memory.buffer.byteLength;
-  live(50_000);
-  assert.equal(memory.buffer.byteLength, before);
-  assert.ok(before <= 512 * 1024, `${before} bytes`);
-  assert.ok(tracker.figure(2) > 51_000);
+  assert.deepEqual(open(), [[[0, 1, 2, 3]], 0, 1]);
+  queue.part(batch, 2, 2, 4);
+  queue.remove(batch);
+  assert.deepEqual(open(), [[[0, 1], [2, 3]], 0, 2]);
+  const quarter = queue.part(half, 1, 0, 1);
+  assert.deepEqual(open(), [[[0, 1], [2, 3]], 0, 2]);
+  queue.part(half, 2, 1, 2);
+  queue.remove(half);
+  assert.deepEqual(open(), [[[0], [1], [2, 3]], 0, 3]);
+  assert.ok(quarter);
+});
+
+test("what cannot be read is counted, forgotten, and costs nothing else", () => {
+  const { batch, lane, kept, queue } = filled(2);
+  queue.seal(batch, 0, 0, 0, 0, 0, 0);
+  const [[, good]] = kept.texts;
+  const id = () => `${lane}/${uuid(NOW)}`;
+  const damaged = ["x", "{}", "null", "[]", "7", good.slice(0, -40), good.slice(1), "\0" + good, '{"batch_id":"7","events":7', '{"batch_id":null,"events":[\n]}'];
+  for (const text of damaged) kept.texts.set(id(), text);
+  const heir = batches(kept, () => uuid(NOW));
+  const [found, corrupt] = heir.adopt(lane);
+  assert.deepEqual(found.map((number) => heir.body(number)), [good]);
+  assert.equal(corrupt, damaged.length);
+  assert.equal(kept.texts.size, 1);
+});
+
+test("what an older version of the tracker has kept is sent as it is", () => {
+  const { batch, lane, kept, queue } = filled(2);
+  queue.seal(batch, 0, 0, 0, 0, 0, 0);
+  const [[name, text]] = kept.texts;
+  const older = text.replace("tallymark-js/0.1.0", "tallymark-js/0.0.9");
+  kept.texts.set(name, older);
+  const heir = batches(kept, () => uuid(NOW));
+  const [[found], corrupt] = heir.adopt(lane);
+  assert.equal(corrupt, 0);
+  assert.equal(heir.body(found), older);
+});
+
+test("where storage takes no more, batches are in memory, whole, until it does again", () => {
+  const kept = memory();
+  const take = kept.set;
+  const { queue, batch } = filled(2, kept);
+  kept.set = (name, text) => !text && take(name);
+  queue.event = encode(event({ name: "2" }));
+  queue.extend(batch);
+  queue.save();
+  assert.deepEqual([queue.all.get(batch).stored, kept.texts.size], [false, 0], "half of it must not be taken for the whole");
+  queue.seal(batch, 0, 0, 0, 0, 0, 0);
+  assert.deepEqual(namesIn(queue.body(batch)), [0, 1, 2]);
+  assert.deepEqual(namesIn(queue.body(queue.part(batch, 1, 0, 1))), [0]);
+  const second = queue.begin(NOW);
+  assert.equal(queue.all.get(second).stored, false);
+  kept.set = take;
+  assert.ok(queue.all.get(queue.begin(NOW)).stored);
+  queue.leave();
+  assert.deepEqual([...queue.all.values()].map(({ stored }) => stored), [false, false, false]);
+});
+
+test("a sealed batch that cannot be made into parts stays whole", () => {
+  const kept = memory();
+  const { queue, batch } = filled(2, kept);
+  queue.seal(batch, 0, 0, 0, 0, 0, 0);
+  const take = kept.set;
+  kept.set = (name, text) => !text && take(name);
+  assert.equal(queue.part(batch, 1, 0, 1), 0);
+  assert.deepEqual([[...kept.texts.values()], queue.all.size], [[queue.body(batch)], 1]);
 });

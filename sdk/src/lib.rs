@@ -145,8 +145,9 @@
 //! `made + adopted = delivered + rejected + dropped + queued`. All that is promised, and the test that shows it, is in
 //! [`guarantees`]; what it costs is in [`performance`].
 //!
-//! Under the client is the [`Outbox`], a pure core: it decides when to seal, send, retry, give up and drop, and leaves
-//! storage to a [`Spool`], and time, randomness and the network to a driver.
+//! Under the client is the [`Outbox`], a pure core: it leaves storage to a [`Spool`], and time, randomness and the network
+//! to a driver. Its decisions, when to seal, send, retry, give up and drop, are those of a [`queue`] that does not even
+//! know what is in a batch; the browser tracker is made of the same one.
 //!
 //! # Features
 //!
@@ -184,6 +185,7 @@ mod layer;
 pub mod limits;
 mod loss;
 pub mod outbox;
+pub mod queue;
 mod retry;
 #[cfg(feature = "client")]
 mod sender;

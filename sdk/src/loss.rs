@@ -14,11 +14,14 @@ pub enum Reason {
     TooLarge,
     /// The storage failed to keep or to return them.
     Storage,
+    /// They broke a limit. Only where whoever made them is not told otherwise: in the browser.
+    Invalid,
 }
 
 impl Reason {
     /// Every reason there is.
-    pub const ALL: [Self; 5] = [Self::QueueFull, Self::Expired, Self::Refused, Self::TooLarge, Self::Storage];
+    pub const ALL: [Self; 6] =
+        [Self::QueueFull, Self::Expired, Self::Refused, Self::TooLarge, Self::Storage, Self::Invalid];
 
     /// The name on the wire, such as `queue_full`.
     pub const fn as_str(self) -> &'static str {
@@ -28,6 +31,7 @@ impl Reason {
             Self::Refused => "refused",
             Self::TooLarge => "too_large",
             Self::Storage => "storage",
+            Self::Invalid => "invalid",
         }
     }
 }
@@ -37,6 +41,9 @@ impl Reason {
 pub struct Losses([u64; Reason::ALL.len()]);
 
 impl Losses {
+    /// None at all.
+    pub(crate) const NONE: Self = Self([0; Reason::ALL.len()]);
+
     /// How many were lost for this reason.
     pub fn of(&self, reason: Reason) -> u64 {
         self.0[reason as usize]

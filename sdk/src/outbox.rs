@@ -1,8 +1,9 @@
-//! The pure outbox: decides when to seal, send, retry, give up and drop.
+//! The pure outbox: events go in, batches come out, and each is kept until the collector has answered for it.
 //!
-//! It does no I/O but through its [`Spool`], reads no clock and draws no randomness of its own. A driver
-//! gives it events with [`push`](Outbox::push), does what [`poll`](Outbox::poll) says, and reports what
-//! came of it with [`answer`](Outbox::answer). Times are milliseconds since the Unix epoch.
+//! When to seal, send, retry, give up and drop is decided by its [`Queue`]. Here batches are text, kept in a [`Spool`].
+//! It does no I/O but through that, reads no clock and draws no randomness of its own. A driver gives it events with
+//! [`push`](Outbox::push), does what [`poll`](Outbox::poll) says, and reports what came of it with
+//! [`answer`](Outbox::answer). Times are milliseconds since the Unix epoch.
 //!
 //! ```
 //! use tallymark::outbox::{Answer, Config, Next, Outbox};
@@ -29,71 +30,19 @@ use crate::body;
 use crate::event::{Encoded, Event, InvalidEvent};
 use crate::id::{BatchId, EventId, Random, parts};
 use crate::loss::{Losses, Reason};
-use crate::retry::Backoff;
+use crate::queue::{self, NotStored, Queue, Store};
+pub use crate::queue::{Config, Mark, Pause, Settled, Stats};
 use crate::spool::{Recovered, Spool};
 use core::fmt;
+use core::ops::Range;
 #[cfg(feature = "client")]
 use std::collections::BTreeMap;
 
-/// In milliseconds.
-const CENTURY: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
-
-/// What the outbox goes by.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct Config {
-    /// A batch is sealed when it holds this many events. At most [`limits::BATCH_EVENTS`](crate::limits::BATCH_EVENTS).
-    pub batch_events: usize,
-    /// A batch is sealed before its body would be longer than this. At most
-    /// [`limits::BATCH_BYTES`](crate::limits::BATCH_BYTES).
-    pub batch_bytes: usize,
-    /// A batch is sealed when its first event is this old, in milliseconds.
-    pub batch_age: u64,
-    /// How many batches may be on their way at once.
-    pub in_flight: usize,
-    /// How many bytes may be queued; beyond that the oldest batch goes.
-    pub queue_bytes: usize,
-    /// How old a batch may get, in milliseconds. Keep it below the time for which the collector
-    /// remembers batches (30 days), or a late repetition may be counted again.
-    pub queue_age: u64,
-    /// When a failed send is tried again.
-    pub backoff: Backoff,
-    /// How long to wait after 401 or 403, in milliseconds, unless [`Outbox::resume`] is called.
-    pub pause: u64,
-    /// Names the client in each batch, such as `tallymark-rust/0.1.0`.
-    pub sdk: String,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            batch_events: 100,
-            batch_bytes: 256 * 1024,
-            batch_age: 5_000,
-            in_flight: 4,
-            queue_bytes: 64 * 1024 * 1024,
-            queue_age: 7 * 24 * 60 * 60 * 1000,
-            backoff: Backoff { base: 500, max: 5 * 60 * 1000 },
-            pause: 5 * 60 * 1000,
-            sdk: concat!("tallymark-rust/", env!("CARGO_PKG_VERSION")).into(),
-        }
-    }
-}
+/// Names this client in each batch.
+const SDK: &str = concat!("tallymark-rust/", env!("CARGO_PKG_VERSION"));
 
 /// What to do next.
-#[derive(Debug, PartialEq)]
-pub enum Next {
-    /// Send this, report with [`Outbox::answer`], and ask again at once.
-    Send(Attempt),
-    /// Nothing until then, or until something is pushed, flushed or answered.
-    WaitUntil(u64),
-    /// Nothing until something is pushed or answered.
-    Idle,
-}
-
-/// A point in the stream of events, made by [`Outbox::flush`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Mark(u32);
+pub type Next = queue::Next<Attempt>;
 
 /// One try at delivering a batch.
 #[derive(Debug, PartialEq)]
@@ -131,186 +80,84 @@ pub enum Answer<'a> {
     None,
 }
 
-/// Why nothing is sent although something is queued.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum Pause {
-    /// 401: the credentials are missing or wrong.
-    Unauthorized,
-    /// 403: the key or the page's origin is not allowed.
-    Forbidden,
-}
-
-/// Where every event has gone: `made + adopted = delivered + rejected + dropped + queued`, always.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Events pushed.
-    pub made: u64,
-    /// Events found in the spool at the start.
-    pub adopted: u64,
-    /// Events the collector has taken.
-    pub delivered: u64,
-    /// Events the collector has refused for good.
-    pub rejected: u64,
-    /// Events dropped here, by reason.
-    pub dropped: Losses,
-    /// Events still to be delivered.
-    pub queued: u64,
-    /// Why sending has stopped, if it has.
-    pub paused: Option<Pause>,
-    /// Sends that failed, since the last that did not.
-    pub failures: u32,
-}
-
 /// The outbox. See the [module documentation](self).
 #[derive(Debug)]
-pub struct Outbox<S, R> {
-    config: Config,
+pub struct Outbox<S: Spool, R> {
+    queue: Queue<Texts<S>, R>,
+}
+
+/// The queue's batches as text in a spool.
+#[derive(Debug)]
+struct Texts<S> {
     spool: S,
-    random: R,
-    open: Option<Open>,
-    /// Never tried, in the order in which they were sealed.
-    fresh: Queue,
-    /// Tried before, as they are or as parts of others. So all of them are older than what is fresh.
-    tried: Vec<Sealed>,
-    /// Where the search among the tried ones goes on. From their start each time, many would take for ever.
-    next: usize,
-    /// None of the tried ones is due before this.
-    due: u64,
-    /// None of the tried ones expires before this.
-    expiry: u64,
-    /// On their way: a handful.
-    flying: Vec<Sealed>,
-    bytes: usize,
-    /// Counts flushes.
-    epoch: u32,
-    needs_poll: bool,
-    /// No attempt before this, for any batch: the destination is resting.
-    rest_until: u64,
-    failures: u32,
-    paused: Option<Pause>,
-    /// Losses that no batch has reported yet.
-    unreported: Losses,
-    /// The events of which somebody wants to know what becomes of them: their places in a batch, and who.
+    /// The places of the events that the collector has asked for again.
+    asked: Vec<u32>,
     #[cfg(feature = "client")]
-    watched: BTreeMap<BatchId, Vec<(u32, Watcher)>>,
-    #[cfg(feature = "client")]
-    fates: Vec<(Watcher, Fate)>,
-    stats: Stats,
+    watched: Watched,
 }
 
-#[derive(Debug)]
-struct Open {
-    batch_id: BatchId,
-    events: u32,
-    bytes: usize,
-    opened_at: u64,
-}
+impl<S: Spool> Store for Texts<S> {
+    type Batch = BatchId;
+    type Event = str;
+    type Error = S::Error;
 
-#[derive(Debug)]
-struct Sealed {
-    batch_id: BatchId,
-    events: u32,
-    bytes: usize,
-    attempts: u32,
-    not_before: u64,
-    /// How often had been flushed when its events were pushed.
-    epoch: u32,
-    /// The losses this batch reports, to be reported anew if it is dropped.
-    lost: Losses,
-}
-
-/// A part of a batch: its number among the parts, and which events it holds.
-type Part<'a> = (u8, &'a dyn Fn(u32) -> bool);
-
-impl Sealed {
-    fn new(batch_id: BatchId, events: u32, bytes: usize) -> Self {
-        let lost = Losses::default();
-        Self { batch_id, events, bytes, attempts: 0, not_before: 0, epoch: 0, lost }
+    fn begin(&mut self, now: u64, json: &str, random: &mut impl Random) -> Result<(BatchId, usize), S::Error> {
+        let batch = BatchId::new(now, random);
+        let text = body::opening(batch, SDK) + &body::event(json, true);
+        self.spool.append(batch, &text)?;
+        Ok((batch, text.len()))
     }
 
-    fn adds_up(&self, accepted: u32, rejected: u32, retry: &[u32]) -> bool {
-        let answered = u64::from(accepted) + u64::from(rejected) + retry.len() as u64;
-        let distinct = retry.iter().enumerate().all(|(n, index)| *index < self.events && !retry[..n].contains(index));
-        answered == u64::from(self.events) && distinct
+    fn extend(&mut self, batch: BatchId, json: &str) -> Result<usize, S::Error> {
+        let text = body::event(json, false);
+        self.spool.append(batch, &text)?;
+        Ok(text.len())
     }
 
-    /// A batch from a future that far off was made by a wrong clock. It would outlive the collector's memory of it.
-    fn is_older(&self, age: u64, now: u64) -> bool {
-        self.batch_id.made_at().abs_diff(now) > age
-    }
-}
-
-/// First in, first out, each at little cost however many there are. A `VecDeque` costs the browser a kilobyte.
-#[derive(Debug, Default)]
-struct Queue {
-    /// The last is the first to go.
-    front: Vec<Sealed>,
-    back: Vec<Sealed>,
-}
-
-impl Queue {
-    fn first(&self) -> Option<&Sealed> {
-        self.front.last().or(self.back.first())
+    fn seal(&mut self, batch: BatchId, lost: &Losses) -> Result<usize, S::Error> {
+        let closing = body::closing(lost);
+        self.spool.seal(batch, &closing)?;
+        Ok(closing.len())
     }
 
-    fn push(&mut self, batch: Sealed) {
-        self.back.push(batch);
-    }
-
-    fn pop(&mut self) -> Option<Sealed> {
-        if self.front.is_empty() {
-            self.front = core::mem::take(&mut self.back);
-            self.front.reverse();
+    fn part(&mut self, whole: BatchId, number: u8, events: Range<u32>) -> Result<(BatchId, usize), S::Error> {
+        let part = whole.child(number);
+        let (asked, range) = (&self.asked, events.clone());
+        let keep = |index| if number == 0 { asked.contains(&index) } else { range.contains(&index) };
+        let (text, _) = body::part(&self.spool.read(whole)?, part, keep, &body::closing(&Losses::default()));
+        if let Err(error) = self.spool.append(part, &text).and_then(|()| self.spool.seal(part, "")) {
+            let _ = self.spool.remove(part);
+            return Err(error);
         }
-        self.front.pop()
+        #[cfg(feature = "client")]
+        self.watched.part(part, if number == 0 { asked.clone() } else { events.collect() });
+        Ok((part, text.len()))
+    }
+
+    fn remove(&mut self, batch: BatchId) -> Result<(), S::Error> {
+        self.spool.remove(batch)?;
+        #[cfg(feature = "client")]
+        self.watched.divided(batch);
+        Ok(())
+    }
+
+    #[cfg(feature = "client")]
+    fn dropped(&mut self, batch: BatchId, reason: Reason) {
+        self.watched.settle(batch, Some(reason));
     }
 }
-
-/// Whoever wants to know what becomes of an event, by a number of theirs.
-#[cfg(feature = "client")]
-pub(crate) type Watcher = u64;
-
-/// What became of an event: answered for by the collector, with its place in the batch, or dropped.
-#[cfg(feature = "client")]
-pub(crate) type Fate = Result<u32, Reason>;
 
 impl<S: Spool, R: Random> Outbox<S, R> {
     /// An outbox that goes on with whatever `spool` holds.
-    pub fn new(mut config: Config, mut spool: S, random: R) -> Result<Self, S::Error> {
-        config.batch_events = config.batch_events.clamp(1, crate::limits::BATCH_EVENTS);
-        config.batch_bytes = config.batch_bytes.min(crate::limits::BATCH_BYTES);
-        config.in_flight = config.in_flight.max(1);
-        // Whoever asks for ever gets a century, and sums of times stay far from the largest number.
-        for time in [&mut config.batch_age, &mut config.backoff.max, &mut config.pause] {
-            *time = (*time).min(CENTURY);
-        }
+    pub fn new(config: Config, mut spool: S, random: R) -> Result<Self, S::Error> {
         let found = spool.recover()?;
-        let mut outbox = Self {
-            config,
+        let texts = Texts {
             spool,
-            random,
-            open: None,
-            fresh: Queue::default(),
-            tried: Vec::new(),
-            next: 0,
-            due: 0,
-            expiry: u64::MAX,
-            flying: Vec::new(),
-            bytes: 0,
-            epoch: 0,
-            needs_poll: true,
-            rest_until: 0,
-            failures: 0,
-            paused: None,
-            unreported: Losses::default(),
+            asked: Vec::new(),
             #[cfg(feature = "client")]
-            watched: BTreeMap::new(),
-            #[cfg(feature = "client")]
-            fates: Vec::new(),
-            stats: Stats::default(),
+            watched: Watched::default(),
         };
+        let mut outbox = Self { queue: Queue::new(config.possible(), texts, random) };
         outbox.take_over(found)?;
         Ok(outbox)
     }
@@ -318,10 +165,11 @@ impl<S: Spool, R: Random> Outbox<S, R> {
     /// Goes on with what others have left in the spool since, as far as there is room in the queue. Returns how many
     /// events that is.
     pub fn adopt(&mut self) -> Result<u64, S::Error> {
-        let before = self.stats.adopted;
-        let found = self.spool.adopt(self.config.queue_bytes.saturating_sub(self.bytes))?;
+        let before = self.queue.stats().adopted;
+        let room = self.queue.room();
+        let found = self.spool_mut().adopt(room)?;
         self.take_over(found)?;
-        Ok(self.stats.adopted - before)
+        Ok(self.queue.stats().adopted - before)
     }
 
     fn take_over(&mut self, found: Recovered) -> Result<(), S::Error> {
@@ -333,22 +181,18 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         for segment in &segments {
             // A part beside its whole was never sent: an earlier life died while it divided the batch.
             if parts.contains(&segment.batch_id) {
-                self.spool.remove(segment.batch_id)?;
+                self.spool_mut().remove(segment.batch_id)?;
                 continue;
             }
-            self.stats.adopted += u64::from(segment.events);
-            self.stats.queued += u64::from(segment.events);
-            self.bytes += segment.bytes;
-            self.enqueue(Sealed::new(segment.batch_id, segment.events, segment.bytes));
+            self.queue.adopt(segment.batch_id, segment.batch_id.made_at(), segment.events, segment.bytes);
         }
-        self.stats.adopted += u64::from(found.corrupt);
-        self.lose(Reason::Storage, found.corrupt);
+        self.queue.lose(Reason::Storage, found.corrupt);
         Ok(())
     }
 
     /// Checks, stamps and stores an event. When this returns `Ok`, the event is in the spool.
     pub fn push(&mut self, now: u64, event: &Event) -> Result<EventId, PushError<S::Error>> {
-        let encoded = event.encode(now, &mut self.random).map_err(PushError::Invalid)?;
+        let encoded = event.encode(now, self.queue.random_mut()).map_err(PushError::Invalid)?;
         self.push_encoded(now, &encoded)?;
         Ok(encoded.event_id)
     }
@@ -360,378 +204,89 @@ impl<S: Spool, R: Random> Outbox<S, R> {
 
     /// Stores an event, and tells its batch and its place in that.
     fn store(&mut self, now: u64, event: &Encoded) -> Result<(BatchId, u32), PushError<S::Error>> {
-        self.stats.made += 1;
-        let bytes = event.json.len() + 2;
-        if !self.make_room(bytes) {
-            self.lose(Reason::QueueFull, 1);
-            return Err(PushError::QueueFull);
-        }
-        if self.open.as_ref().is_some_and(|open| open.bytes + bytes + body::CLOSING_BYTES > self.config.batch_bytes) {
-            self.seal();
-        }
-        let mut appended = self.append(now, &event.json);
-        if appended.is_err() && self.open.is_some() {
-            // What is stored stays as it is. A new segment may fare better.
-            self.seal();
-            appended = self.append(now, &event.json);
-        }
-        let place = match appended {
-            Ok(place) => place,
-            Err(error) => {
-                self.lose(Reason::Storage, 1);
-                return Err(PushError::Storage(error));
-            }
-        };
-        if self.open.as_ref().is_some_and(|open| open.events as usize >= self.config.batch_events) {
-            self.seal();
-        }
-        Ok(place)
+        self.queue.push(now, &event.json, event.json.len() + 2).map_err(|not_stored| match not_stored {
+            NotStored::Full => PushError::QueueFull,
+            NotStored::Failed(error) => PushError::Storage(error),
+        })
     }
 
     /// Seals what is open, whatever its size and age, so that the next [`poll`](Outbox::poll) may send it.
     /// [`is_settled`](Outbox::is_settled) tells when all that was pushed before has been answered for.
     pub fn flush(&mut self) -> Mark {
-        self.seal();
-        self.epoch += 1;
-        Mark(self.epoch)
+        self.queue.flush()
     }
 
     /// Whether everything pushed before that [`flush`](Outbox::flush) is delivered, rejected or dropped.
     pub fn is_settled(&self, mark: Mark) -> bool {
-        // Of the fresh ones, the first is the oldest.
-        self.flying.iter().chain(&self.tried).chain(self.fresh.first()).all(|batch| batch.epoch >= mark.0)
+        self.queue.is_settled(mark)
     }
 
     /// Whether something has happened since the last [`poll`](Outbox::poll) that makes another worth
     /// while. Lets a driver sleep through pushes that only fill an open batch.
     pub fn needs_poll(&self) -> bool {
-        self.needs_poll
+        self.queue.needs_poll()
     }
 
     /// What to do now.
     pub fn poll(&mut self, now: u64) -> Next {
-        self.needs_poll = false;
-        if let Some(open) = &mut self.open {
-            // A clock set back must not keep a batch open.
-            open.opened_at = open.opened_at.min(now);
-            if now - open.opened_at >= self.config.batch_age {
-                self.seal();
-            }
-        }
-        self.expire(now);
         loop {
-            match self.choose(now) {
-                Ok(batch) if batch.is_older(self.config.queue_age, now) => self.drop_batch(&batch, Reason::Expired),
-                Ok(batch) => {
-                    if let Some(attempt) = self.attempt(batch, now) {
-                        return Next::Send(attempt);
-                    }
+            let batch_id = match self.queue.poll(now) {
+                queue::Next::Send(batch) => batch,
+                queue::Next::WaitUntil(then) => return Next::WaitUntil(then),
+                queue::Next::Idle => return Next::Idle,
+            };
+            match self.spool_mut().read(batch_id) {
+                Ok(body) => {
+                    let events = self.queue.flying(batch_id).unwrap_or_default();
+                    return Next::Send(Attempt { batch_id, body, events });
                 }
-                Err(wake) => return wake.map_or(Next::Idle, Next::WaitUntil),
+                Err(error) if S::may_pass(&error) => _ = self.queue.failed(now, batch_id, 0, None),
+                Err(_) => self.queue.gone(batch_id),
             }
         }
     }
 
     /// Reports what came of the attempt to send `batch`. Returns what it settled.
     pub fn answer(&mut self, now: u64, batch: BatchId, answer: Answer<'_>) -> Settled {
-        let before = self.stats;
-        let Some(at) = self.flying.iter().position(|flying| flying.batch_id == batch) else {
-            return Settled::default();
-        };
-        let batch = self.flying.swap_remove(at);
         match answer {
-            Answer::Receipt { accepted, rejected, retry } if batch.adds_up(accepted, rejected, retry) => {
-                self.recovered();
-                let attempts = batch.attempts + 1;
-                let not_before = now + self.config.backoff.delay(attempts, None, &mut self.random);
-                self.note(batch.batch_id, |index| !retry.contains(&index), None);
-                if retry.is_empty() {
-                    self.forget(&batch);
-                } else if !self.divide(&batch, attempts, not_before, &[(0, &|index| retry.contains(&index))]) {
-                    self.put_off(batch, now, None);
-                    return Settled::default();
+            Answer::Receipt { accepted, rejected, retry } if self.are_places(batch, retry) => {
+                self.queue.store_mut().asked = retry.into();
+                let settled = self.queue.receipt(now, batch, accepted, rejected, retry.len() as u32);
+                #[cfg(feature = "client")]
+                if settled != Settled::default() {
+                    self.queue.store_mut().watched.settle(batch, None);
                 }
-                self.stats.delivered += u64::from(accepted);
-                self.stats.rejected += u64::from(rejected);
-                self.stats.queued -= u64::from(accepted) + u64::from(rejected);
+                settled
             }
-            Answer::Status { status: 401, .. } => self.pause(batch, now, Pause::Unauthorized),
-            Answer::Status { status: 403, .. } => self.pause(batch, now, Pause::Forbidden),
-            Answer::Status { status: 413, .. } => {
-                self.recovered();
-                let half = batch.events / 2;
-                if half == 0 {
-                    self.drop_batch(&batch, Reason::TooLarge);
-                } else if self.divide(&batch, 1, 0, &[(1, &|index| index < half), (2, &|index| index >= half)]) {
-                    self.unreported.merge(&batch.lost);
-                } else {
-                    self.put_off(batch, now, None);
-                }
-            }
-            // Final, by the contract. Any other status may come from something on the way, so it is kept.
-            Answer::Status { status: 400 | 415 | 422, .. } => {
-                self.recovered();
-                self.drop_batch(&batch, Reason::Refused);
-            }
-            Answer::Status { retry_after, .. } => self.put_off(batch, now, retry_after),
-            Answer::Receipt { .. } | Answer::None => self.put_off(batch, now, None),
+            Answer::Status { status, retry_after } => self.queue.failed(now, batch, status, retry_after),
+            Answer::Receipt { .. } | Answer::None => self.queue.failed(now, batch, 0, None),
         }
-        Settled {
-            delivered: self.stats.delivered - before.delivered,
-            rejected: self.stats.rejected - before.rejected,
-            dropped: self.stats.dropped.total() - before.dropped.total(),
-        }
+    }
+
+    /// Whether these are places of events in the batch, each named once.
+    fn are_places(&self, batch: BatchId, indexes: &[u32]) -> bool {
+        let events = self.queue.flying(batch).unwrap_or_default();
+        indexes.iter().enumerate().all(|(n, index)| *index < events && !indexes[..n].contains(index))
     }
 
     /// Ends a pause or a rest at once: the credentials were replaced, the network is back.
     pub fn resume(&mut self) {
-        self.recovered();
-        self.due = 0;
-        for batch in &mut self.tried {
-            batch.not_before = 0;
-        }
+        self.queue.resume();
     }
 
     /// Where every event has gone.
     pub fn stats(&self) -> Stats {
-        Stats { paused: self.paused, failures: self.failures, ..self.stats }
+        *self.queue.stats()
     }
 
     /// The spool.
     pub fn spool(&self) -> &S {
-        &self.spool
+        &self.queue.store().spool
     }
 
     /// The spool, for what it can do beyond being one.
     pub fn spool_mut(&mut self) -> &mut S {
-        &mut self.spool
-    }
-
-    /// The batches that are on their way.
-    pub fn batches(&self) -> impl Iterator<Item = BatchId> + '_ {
-        self.flying.iter().map(|batch| batch.batch_id)
-    }
-
-    fn append(&mut self, now: u64, json: &str) -> Result<(BatchId, u32), S::Error> {
-        let place = if let Some(open) = &mut self.open {
-            let text = body::event(json, false);
-            self.spool.append(open.batch_id, &text)?;
-            open.events += 1;
-            open.bytes += text.len();
-            self.bytes += text.len();
-            (open.batch_id, open.events - 1)
-        } else {
-            let batch_id = BatchId::new(now, &mut self.random);
-            let text = body::opening(batch_id, &self.config.sdk) + &body::event(json, true);
-            self.spool.append(batch_id, &text)?;
-            self.bytes += text.len();
-            self.needs_poll = true;
-            self.open = Some(Open { batch_id, events: 1, bytes: text.len(), opened_at: now });
-            (batch_id, 0)
-        };
-        self.stats.queued += 1;
-        Ok(place)
-    }
-
-    fn seal(&mut self) {
-        let Some(open) = self.open.take() else { return };
-        let mut lost = core::mem::take(&mut self.unreported);
-        let closing = body::closing(&lost);
-        let mut bytes = open.bytes + closing.len();
-        if self.spool.seal(open.batch_id, &closing).is_err() {
-            // The events are there all the same; only the report is not.
-            self.unreported = core::mem::take(&mut lost);
-            bytes = open.bytes;
-        }
-        self.bytes += bytes - open.bytes;
-        let epoch = self.epoch;
-        self.enqueue(Sealed { epoch, lost, ..Sealed::new(open.batch_id, open.events, bytes) });
-    }
-
-    fn enqueue(&mut self, batch: Sealed) {
-        self.needs_poll = true;
-        if batch.attempts == 0 {
-            self.fresh.push(batch);
-        } else {
-            self.due = self.due.min(batch.not_before);
-            self.expiry = self.expiry.min(batch.batch_id.made_at().saturating_add(self.config.queue_age));
-            self.tried.push(batch);
-        }
-    }
-
-    /// Takes the batch to send now out of the queue, or else says when there may be one.
-    fn choose(&mut self, now: u64) -> Result<Sealed, Option<u64>> {
-        let sealing = self.open.as_ref().map(|open| open.opened_at + self.config.batch_age);
-        // While the destination fails, one batch at a time finds out whether it still does.
-        let most = if self.failures > 0 { 1 } else { self.config.in_flight };
-        if self.flying.len() >= most || self.fresh.first().or(self.tried.first()).is_none() {
-            return Err(sealing);
-        }
-        let mut wake = self.until(self.rest_until, now);
-        if wake.is_none() {
-            // A batch that keeps failing gives way to those that were never tried.
-            if let Some(batch) = self.fresh.pop() {
-                return Ok(batch);
-            }
-            wake = self.until(self.due, now);
-        }
-        if wake.is_none() {
-            let (next, all) = (self.next.min(self.tried.len()), self.tried.len());
-            let is_due = |at: &usize| self.until(self.tried[*at].not_before, now).is_none();
-            if let Some(at) = (next..all).chain(0..next).find(is_due) {
-                self.next = at;
-                return Ok(self.tried.swap_remove(at));
-            }
-            self.due = self.tried.iter().map(|batch| batch.not_before).min().unwrap_or_default();
-            wake = Some(self.due);
-        }
-        Err(wake.map(|wake| sealing.map_or(wake, |sealing| wake.min(sealing))))
-    }
-
-    fn attempt(&mut self, batch: Sealed, now: u64) -> Option<Attempt> {
-        let Sealed { batch_id, events, .. } = batch;
-        match self.spool.read(batch_id) {
-            Ok(body) => {
-                self.flying.push(batch);
-                return Some(Attempt { batch_id, body, events });
-            }
-            Err(error) if S::may_pass(&error) => self.put_off(batch, now, None),
-            Err(_) => self.drop_batch(&batch, Reason::Storage),
-        }
-        None
-    }
-
-    /// Replaces the batch by parts of it. The parts are stored before the whole is removed, and sent only
-    /// after: whoever finds both knows that no part was ever sent. `false` if the spool failed, and then
-    /// all is as it was.
-    fn divide(&mut self, batch: &Sealed, attempts: u32, not_before: u64, parts: &[Part<'_>]) -> bool {
-        let Sealed { batch_id: parent, epoch, .. } = *batch;
-        let Ok(text) = self.spool.read(parent) else { return false };
-        let closing = body::closing(&Losses::default());
-        let mut children = Vec::new();
-        let mut failed = false;
-        for (number, keep) in parts {
-            let child = parent.child(*number);
-            let (part, events) = body::part(&text, child, keep, &closing);
-            children.push(Sealed { attempts, not_before, epoch, ..Sealed::new(child, events, part.len()) });
-            failed |= self.spool.append(child, &part).is_err() || self.spool.seal(child, "").is_err();
-        }
-        if failed || self.spool.remove(parent).is_err() {
-            for child in children {
-                let _ = self.spool.remove(child.batch_id);
-            }
-            return false;
-        }
-        #[cfg(feature = "client")]
-        self.watch_parts(parent, parts);
-        self.bytes -= batch.bytes;
-        for child in children {
-            self.bytes += child.bytes;
-            self.enqueue(child);
-        }
-        true
-    }
-
-    fn forget(&mut self, batch: &Sealed) {
-        // If this fails, the batch is sent again by a later life, and the collector knows it.
-        let _ = self.spool.remove(batch.batch_id);
-        self.bytes -= batch.bytes;
-    }
-
-    fn drop_batch(&mut self, batch: &Sealed, reason: Reason) {
-        self.unreported.merge(&batch.lost);
-        self.stats.queued -= u64::from(batch.events);
-        self.note(batch.batch_id, |_| true, Some(reason));
-        self.lose(reason, batch.events);
-        self.forget(batch);
-    }
-
-    /// Notes what became of some events of a batch.
-    #[cfg(feature = "client")]
-    fn note(&mut self, batch: BatchId, which: impl Fn(u32) -> bool, dropped: Option<Reason>) {
-        let Some(mut watched) = self.watched.remove(&batch) else { return };
-        watched.retain(|(index, watcher)| {
-            if which(*index) {
-                self.fates.push((*watcher, dropped.map_or(Ok(*index), Err)));
-            }
-            !which(*index)
-        });
-        if !watched.is_empty() {
-            self.watched.insert(batch, watched);
-        }
-    }
-
-    #[cfg(not(feature = "client"))]
-    #[expect(clippy::needless_pass_by_ref_mut, clippy::unused_self, reason = "the same call with and without")]
-    fn note(&mut self, _: BatchId, _: impl Fn(u32) -> bool, _: Option<Reason>) {}
-
-    fn lose(&mut self, reason: Reason, events: u32) {
-        self.stats.dropped.add(reason, events);
-        self.unreported.add(reason, events);
-    }
-
-    fn make_room(&mut self, bytes: usize) -> bool {
-        while self.bytes + bytes > self.config.queue_bytes {
-            let tried = self.tried.iter().enumerate().min_by_key(|(_, batch)| batch.batch_id.made_at());
-            let oldest = match tried.map(|(at, _)| at) {
-                Some(at) => self.tried.swap_remove(at),
-                None => match self.fresh.pop() {
-                    Some(batch) => batch,
-                    None => return false,
-                },
-            };
-            self.drop_batch(&oldest, Reason::QueueFull);
-        }
-        true
-    }
-
-    fn expire(&mut self, now: u64) {
-        let age = self.config.queue_age;
-        while self.fresh.first().is_some_and(|batch| batch.is_older(age, now)) {
-            if let Some(batch) = self.fresh.pop() {
-                self.drop_batch(&batch, Reason::Expired);
-            }
-        }
-        if now > self.expiry {
-            self.expiry = u64::MAX;
-            for batch in core::mem::take(&mut self.tried) {
-                if batch.is_older(age, now) {
-                    self.drop_batch(&batch, Reason::Expired);
-                } else {
-                    self.enqueue(batch);
-                }
-            }
-        }
-    }
-
-    fn put_off(&mut self, mut batch: Sealed, now: u64, retry_after: Option<u64>) {
-        batch.attempts += 1;
-        batch.not_before = now + self.config.backoff.delay(batch.attempts, retry_after, &mut self.random);
-        self.enqueue(batch);
-        self.failures += 1;
-        self.rest_until = now + self.config.backoff.delay(self.failures, retry_after, &mut self.random);
-    }
-
-    fn pause(&mut self, mut batch: Sealed, now: u64, pause: Pause) {
-        batch.attempts += 1;
-        self.enqueue(batch);
-        self.failures += 1;
-        self.paused = Some(pause);
-        self.rest_until = now + self.config.pause;
-    }
-
-    /// The destination answers, whatever it says.
-    fn recovered(&mut self) {
-        self.failures = 0;
-        self.paused = None;
-        self.rest_until = 0;
-    }
-
-    /// `then`, if that is still to come. Further off than any wait can be means that the clock was set
-    /// back, and then there is nothing to wait for.
-    fn until(&self, then: u64, now: u64) -> Option<u64> {
-        let longest = self.config.backoff.longest().max(self.config.pause);
-        (then > now && then - now <= longest).then_some(then)
+        &mut self.queue.store_mut().spool
     }
 }
 
@@ -746,35 +301,62 @@ impl<S: Spool, R: Random> Outbox<S, R> {
         watcher: Watcher,
     ) -> Result<(), PushError<S::Error>> {
         let (batch, index) = self.store(now, event)?;
-        self.watched.entry(batch).or_default().push((index, watcher));
+        self.queue.store_mut().watched.events.entry(batch).or_default().push((index, watcher));
         Ok(())
     }
 
     /// What has become of watched events since this was last asked.
     pub(crate) fn take_fates(&mut self) -> Vec<(Watcher, Fate)> {
-        core::mem::take(&mut self.fates)
-    }
-
-    /// Finds the watched events of a batch again in its parts.
-    fn watch_parts(&mut self, parent: BatchId, parts: &[Part<'_>]) {
-        for (index, watcher) in self.watched.remove(&parent).unwrap_or_default() {
-            if let Some((number, keep)) = parts.iter().find(|(_, keep)| keep(index)) {
-                let place = (0..index).filter(|before| keep(*before)).count() as u32;
-                self.watched.entry(parent.child(*number)).or_default().push((place, watcher));
-            }
-        }
+        core::mem::take(&mut self.queue.store_mut().watched.fates)
     }
 }
 
-/// What one answer settled, in events.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
-    /// Taken by the collector.
-    pub delivered: u64,
-    /// Refused by the collector for good.
-    pub rejected: u64,
-    /// Dropped here.
-    pub dropped: u64,
+/// Whoever wants to know what becomes of an event, by a number of theirs.
+#[cfg(feature = "client")]
+pub(crate) type Watcher = u64;
+
+/// What became of an event: answered for by the collector, with its place in the batch, or dropped.
+#[cfg(feature = "client")]
+pub(crate) type Fate = Result<u32, Reason>;
+
+/// The events of which somebody wants to know what becomes of them.
+#[cfg(feature = "client")]
+#[derive(Debug, Default)]
+struct Watched {
+    /// By batch: their places in it, and who.
+    events: BTreeMap<BatchId, Vec<(u32, Watcher)>>,
+    /// The parts of the batch that is being divided, with the places that their events have in the whole.
+    parts: Vec<(BatchId, Vec<u32>)>,
+    fates: Vec<(Watcher, Fate)>,
+}
+
+#[cfg(feature = "client")]
+impl Watched {
+    fn settle(&mut self, batch: BatchId, dropped: Option<Reason>) {
+        for (index, watcher) in self.events.remove(&batch).unwrap_or_default() {
+            self.fates.push((watcher, dropped.map_or(Ok(index), Err)));
+        }
+    }
+
+    fn part(&mut self, part: BatchId, mut places: Vec<u32>) {
+        places.sort_unstable();
+        self.parts.push((part, places));
+    }
+
+    /// The parts take the place of the whole, now that it is removed.
+    fn divided(&mut self, whole: BatchId) {
+        let parts = core::mem::take(&mut self.parts);
+        // Or else a part was removed, since another could not be stored.
+        if parts.iter().any(|(part, _)| *part == whole) {
+            return;
+        }
+        for (part, places) in parts {
+            let Some(watched) = self.events.get_mut(&whole) else { return };
+            let found = watched.extract_if(.., |(index, _)| places.contains(index)).collect::<Vec<_>>();
+            let place = |index| places.partition_point(|place| *place < index) as u32;
+            self.events.entry(part).or_default().extend(found.into_iter().map(|(index, who)| (place(index), who)));
+        }
+    }
 }
 
 /// Why an event was not stored.

@@ -4,18 +4,16 @@ const CLICK = "data-tallymark-click";
 const PROPS = "data-tallymark-props";
 
 /** Calls `click` for every click on an element with `data-tallymark-click`, or on anything inside one. */
-export function watchClicks(
-  click: (buttonId: string, properties?: object) => void,
-  warn: (problem: unknown) => void,
-): void {
+export function watchClicks(click: (buttonId: string, properties?: object) => void, warn: (problem: unknown) => void): void {
   const listen = (event: Event) => {
     try {
       // The path leads out of open shadow roots too.
       const path = event.composedPath().filter((node): node is Element => node instanceof Element);
       const marked = path.find((element) => element.hasAttribute(CLICK));
       if (!marked || marked.closest("[aria-disabled=true],:disabled:not(fieldset)")) return;
-      // A press on a label is followed by a click on its control, which is counted instead.
-      const control = (path.find((element) => element instanceof HTMLLabelElement) as HTMLLabelElement)?.control;
+      // A press on a label is followed by a click on its control, which is counted instead; on a link in it, by none.
+      const inner = path.find((element) => element.matches("label,a,button")) as HTMLLabelElement | undefined;
+      const control = inner?.control;
       if (control && !path.includes(control) && marked.contains(control)) return;
       click(marked.getAttribute(CLICK)!, properties(marked.getAttribute(PROPS), warn));
     } catch (error) {
