@@ -1,0 +1,25 @@
+// What has become of this page's events, for whoever looks at the example.
+
+import type { Status } from "tallymark";
+import { useEffect, useState } from "react";
+import { useTracker } from "./events";
+
+export function Counted() {
+  const tracker = useTracker();
+  const [status, setStatus] = useState<Status>();
+  useEffect(() => {
+    const timer = setInterval(() => setStatus(tracker.status()), 500);
+    return () => clearInterval(timer);
+  }, [tracker]);
+  if (!status) return null;
+  const { off, paused, failed } = status;
+  return (
+    <footer>
+      <output data-delivered={status.delivered}>
+        {status.made} made, {status.queued} waiting, {status.delivered} delivered
+        {(off || paused || failed) && `, ${off || paused || failed}`}
+      </output>
+      <button onClick={off ? tracker.optIn : tracker.optOut}>{off ? "Count my visits" : "Do not count my visits"}</button>
+    </footer>
+  );
+}

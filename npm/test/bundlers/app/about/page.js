@@ -1,0 +1,3 @@
+export const metadata = { title: "About" };
+
+export default () => <p>About us</p>;

@@ -1,0 +1,11 @@
+// Takes over what the server has rendered.
+
+import { createElement } from "react";
+import { hydrateRoot } from "react-dom/client";
+import { createTracker } from "tallymark";
+import { Shop, options } from "./shop.js";
+
+window.errors = [];
+const onRecoverableError = (error) => errors.push(String(error));
+hydrateRoot(document.getElementById("root"), createElement(Shop), { onRecoverableError });
+window.tracker = createTracker(options);
