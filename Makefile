@@ -3,8 +3,8 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-rust test-package test-wasm test-npm test-python test-demo audit bench bench-peers \
-	clean
+.PHONY: help demo test lint test-rust test-package test-wasm test-npm test-python test-demo test-browsers audit bench \
+	bench-peers bench-browser clean
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PORT ?= 8787
@@ -19,12 +19,15 @@ TRACKER := $(CORE) $(wildcard tracker-wasm/src/*.rs tracker-wasm/Cargo.toml) Car
 help:
 	@echo "make demo   a page whose clicks you can watch arrive (PORT=8787, DATA_DIR=.tallymark)"
 	@echo "make test   everything that proves it"
+	@echo "make test-browsers  the tracker in Firefox and WebKit too; writes npm/BROWSERS.md"
 	@echo "make audit  licences, sources and known defects of what it depends on"
 	@echo "make bench  the Rust client's speed; make bench-peers: beside other clients"
+	@echo "make bench-browser  the tracker's size and speed beside other trackers"
 
 demo:
 	@.ci/tools wasm npm
 	@$(MAKE) --no-print-directory npm/dist/tallymark.js
+	@node npm/pack.mjs examples/static-site
 	@echo "– building the collector"
 	@cargo build --quiet --release --package tallymark-collector --no-default-features --features server
 	@COLLECTOR=target/release/tallymark-collector node examples/static-site/demo.mjs
@@ -67,19 +70,29 @@ test-wasm:
 	CHROMEDRIVER="$$(command -v $${CHROMEDRIVER:-chromedriver})" wasm-pack test --headless --chrome --mode no-install tracker-wasm
 
 test-npm: npm/dist/tallymark.js
-	@.ci/tools npm browser
+	@.ci/tools npm bundlers browser
+	cargo build --workspace --all-features
 	cd npm && npm test
+
+# The part of these tests that is about browsers, in three engines. Not part of `make test`, which has Chromium: the
+# others are a lot to install.
+test-browsers: npm/dist/tallymark.js
+	@.ci/tools npm browser engines
+	cargo build --workspace --all-features
+	cd npm && ENGINES=chromium,firefox,webkit TABLE=BROWSERS.md node --test test/browser.test.mjs test/rows.test.mjs
+	@cat npm/BROWSERS.md
 
 test-python:
 	@.ci/tools python
 	cargo build --workspace --all-features
 	TALLYMARK_COLLECTOR=target/debug/tallymark-collector .tools/venv/bin/python -m pytest -q -p no:cacheprovider collector-lambda/tests
 
-# The demo, as `make demo` runs it, in a real browser.
+# The demo, as `make demo` runs it, and the application in React, in a real browser.
 test-demo: npm/dist/tallymark.js
-	@.ci/tools npm browser
+	@.ci/tools npm react browser
+	for folder in examples/static-site examples/react-app; do node npm/pack.mjs $$folder; done
 	cargo build --workspace --all-features
-	COLLECTOR=target/debug/tallymark-collector node --test examples/static-site/demo.test.mjs
+	COLLECTOR=target/debug/tallymark-collector node --test examples/static-site/demo.test.mjs examples/react-app/app.test.mjs
 
 # What may get into the dependency tree is in deny.toml. Not part of the tests: tomorrow's advisory is no defect of
 # today's change, and the database of them cannot be had everywhere.
@@ -96,6 +109,12 @@ bench:
 # The same beside other clients; they are pinned and built outside of the workspace.
 bench-peers:
 	cargo run --release --locked --manifest-path bench/Cargo.toml --target-dir target/bench-peers
+
+# The tracker's size and speed beside other trackers', in one Chromium.
+bench-browser: npm/dist/tallymark.js
+	@.ci/tools npm browser
+	node bench/browser/sizes.mjs
+	node bench/browser/speed.mjs
 
 clean:
 	cargo clean

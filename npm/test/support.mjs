@@ -1,42 +1,13 @@
 // A real browser, and a small collector and web site for it to talk to.
 
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
-import { Builder } from "selenium-webdriver";
-import { Options, ServiceBuilder } from "selenium-webdriver/chrome.js";
 
-/** Starts headless Chromium with a profile of its own, which goes when the driver quits. */
-export async function openBrowser() {
-  const profile = mkdtempSync(join(tmpdir(), "tallymark-browser-"));
-  const options = new Options();
-  options.setChromeBinaryPath(process.env.CHROMIUM ?? "/usr/bin/chromium");
-  options.addArguments(
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    `--user-data-dir=${profile}`,
-  );
-  // With the path given, selenium has no reason to look for a driver to download.
-  const service = new ServiceBuilder(process.env.CHROMEDRIVER ?? "/usr/bin/chromedriver");
-  const driver = await new Builder().forBrowser("chrome").setChromeOptions(options).setChromeService(service).build();
-  const quit = driver.quit.bind(driver);
-  driver.quit = async () => {
-    await quit();
-    rmSync(profile, { recursive: true, force: true, maxRetries: 5 });
-  };
-  return driver;
-}
+export { engines, openBrowser } from "./engines.mjs";
 
-/** Waits until `condition` gives something, which it returns; not longer than ten seconds. */
-export async function until(condition, what = String(condition)) {
-  const deadline = Date.now() + 10_000;
+/** Waits until `condition` gives something, which it returns; not longer than ten seconds, or as said. */
+export async function until(condition, what = String(condition), patience = 10_000) {
+  const deadline = Date.now() + patience;
   for (;;) {
     const found = await condition();
     if (found) return found;
@@ -45,11 +16,15 @@ export async function until(condition, what = String(condition)) {
   }
 }
 
-async function listen(handler) {
+/** Answers requests at an address of its own. */
+export async function listen(handler) {
   const server = createServer(handler);
-  await new Promise((resolve) => server.listen(0, "127.0.0.1", resolve));
+  const open = (port) => new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
   const close = () => new Promise((resolve) => (server.close(resolve), server.closeAllConnections()));
-  return { origin: `http://127.0.0.1:${server.address().port}`, close };
+  await open(0);
+  const { port } = server.address();
+  // Once closed it refuses connections, until it is open again.
+  return { origin: `http://127.0.0.1:${port}`, close, reopen: () => open(port) };
 }
 
 /**
@@ -109,17 +84,19 @@ export async function openCollector() {
 
 /**
  * A web site with the built package in every folder. `pages` maps paths to HTML, or to null if they shall
- * not be found. The site answers for the collector on its own origin too.
+ * not be found; each comes with the `headers`. The site answers for the collector on its own origin too.
  */
-export async function openSite(pages, collector) {
+export async function openSite(pages, collector, headers = {}) {
   const types = { js: "text/javascript", wasm: "application/wasm" };
-  return listen((request, response) => {
+  const requests = [];
+  const site = await listen((request, response) => {
     const path = request.url.split("?")[0];
-    const [, file, type] = /^\/(?:\w+\/)?((?:tallymark|index)\.(js|wasm))$/.exec(path) ?? [];
+    requests.push({ path, headers: request.headers });
+    const [, file, type] = /^\/(?:\w+\/)?((?:tallymark|index|fallback)\.(js|wasm))$/.exec(path) ?? [];
     if (pages[path] === null) {
       response.writeHead(404).end();
     } else if (path in pages) {
-      response.writeHead(200, { "Content-Type": "text/html; charset=utf-8" }).end(pages[path]);
+      response.writeHead(200, { "Content-Type": "text/html; charset=utf-8", ...headers }).end(pages[path]);
     } else if (file) {
       const bytes = readFileSync(new URL(`../dist/${file}`, import.meta.url));
       response.writeHead(200, { "Content-Type": types[type] }).end(bytes);
@@ -129,4 +106,5 @@ export async function openSite(pages, collector) {
       response.writeHead(404).end();
     }
   });
+  return { ...site, requests };
 }
