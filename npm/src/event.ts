@@ -62,6 +62,6 @@ export function encode(event: TrackedEvent): string {
   }
   // Half of a surrogate pair is no Unicode, and would cost the whole batch.
   const json = `{${fields}}`.replace(/\\\\|\\ud[89a-f]../g, (escape) => (escape[1] === "u" ? "\ufffd" : escape));
-  if (utf8(json).length > EVENT_BYTES) throw "event_too_large";
+  if (json.length * 3 > EVENT_BYTES && utf8(json).length > EVENT_BYTES) throw "event_too_large";
   return json;
 }

@@ -180,8 +180,10 @@ fn line(event: &Value) -> String {
     if let Some(key) = text("url").or(text("button_id")).or(text("name")) {
         line += &format!(" {key}");
     }
-    if let Some(properties) = event.get("properties") {
-        line += &format!(" {properties}");
+    if let Some(properties) = event.get("properties").and_then(Value::as_object) {
+        // In an order of their own: whether JSON objects keep theirs depends on what else is built.
+        let sorted: std::collections::BTreeMap<_, _> = properties.iter().collect();
+        line += &format!(" {}", serde_json::to_string(&sorted).unwrap());
     }
     for (name, field) in [("session", "session_id"), ("user", "user_id")] {
         if let Some(value) = text(field) {
