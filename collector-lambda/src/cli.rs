@@ -1,13 +1,15 @@
-//! The command line: `serve`, and `site` with what can be done to a site.
+//! The command line: `serve`, `site` with what can be done to a site, and what looks after a data directory.
 
 use crate::Error;
 use crate::embedded::Embedded;
+use crate::metrics::Metrics;
 use crate::rate::Limits;
 use crate::reload;
 use crate::routes::{Collector, router, router_with_files};
 use crate::server::{serve, stop_signal, with_client};
 use crate::site::{self, Key, NewKeys, Site, Sites};
 use crate::store::{Counters, Lake, Store};
+use crate::{reconcile, retention};
 use clap::{Args, Parser, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
@@ -34,6 +36,48 @@ enum Command {
     /// Manage the sites that may send and read.
     #[command(subcommand)]
     Site(SiteCommand),
+    /// Check that the database and the lake's files are sound. Exit status 1 if anything is not.
+    ///
+    /// A collector may be running.
+    Verify {
+        #[command(flatten)]
+        store: DataDir,
+    },
+    /// Compare the counters with the distinct events that are stored, and name each difference. Exit status 1 if
+    /// there is one that was not repaired.
+    ///
+    /// What is compared is one moment; a collector may be running, unless `--repair` is given. Temporary files,
+    /// of about 100 bytes an event, go where SQLITE_TMPDIR says, or else to /var/tmp.
+    Reconcile {
+        /// Set the counters to what is stored, after naming the differences. No collector may be running.
+        #[arg(long)]
+        repair: bool,
+        #[command(flatten)]
+        store: DataDir,
+    },
+    /// Remove old files of the lake, and compress those of past days. The counters stay.
+    ///
+    /// Days are days of receipt, in UTC. A collector may be running.
+    Retention {
+        /// How many days before today are kept.
+        #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u32).range(1..=36_500))]
+        keep: u32,
+        /// Compress the files of the days before today with gzip.
+        #[arg(long)]
+        compress: bool,
+        /// Only say what would be done.
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        store: DataDir,
+    },
+}
+
+#[derive(Debug, Args)]
+struct DataDir {
+    /// Where the embedded store has its database and the lake its files.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
 }
 
 #[derive(Debug, Args)]
@@ -74,6 +118,10 @@ struct Serve {
     /// client's address is what the outermost has seen. With 0 the header is not looked at.
     #[arg(long, value_name = "N", default_value_t = 0)]
     trust_proxy: usize,
+    /// Address and port of a listener of its own for `GET /metrics`, such as 127.0.0.1:9187. It asks for no key, so
+    /// keep it where only the operator's Prometheus can reach it. Without this there is none.
+    #[arg(long, value_name = "ADDRESS")]
+    metrics: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -159,8 +207,20 @@ impl Cli {
         match self.command {
             Command::Serve(options) => options.run().await,
             Command::Site(command) => command.run(),
+            Command::Verify { store } => none(reconcile::verify(&store.data_dir, &say)?, "things are wrong"),
+            Command::Reconcile { repair, store } => {
+                none(reconcile::reconcile(&store.data_dir, repair, &say)?, "things are not as they should be")
+            }
+            Command::Retention { keep, compress, dry_run, store } => {
+                retention::run(&store.data_dir, &retention::Policy { keep, compress, dry_run }, &say)
+            }
         }
     }
+}
+
+/// Fails if anything was found.
+fn none(found: u64, what: &str) -> Result<(), Error> {
+    if found == 0 { Ok(()) } else { Err(Error::config(format!("{found} {what}"))) }
 }
 
 impl SiteCommand {
@@ -220,10 +280,12 @@ impl Serve {
         let known = site::read(&self.sites)?;
         let sites = Sites::from_file(&self.sites)?;
         self.check_files()?;
-        let listener = TcpListener::bind(&self.listen)
-            .await
-            .map_err(|error| Error::config(format!("cannot listen on {}", self.listen)).because(error))?;
-        let store = self.store().await?;
+        let listener = bind(&self.listen).await?;
+        let metrics_listener = match &self.metrics {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let (store, embedded) = self.store().await?;
         let collector = Arc::new(Collector { sites, store });
         let router = match &self.files {
             Some(folder) => router_with_files(Arc::clone(&collector), folder),
@@ -231,16 +293,20 @@ impl Serve {
         };
         let limits = Limits::new(self.rate_per_key, self.rate_per_address);
         let router = with_client(router, Arc::new(limits), self.trust_proxy);
+        let metrics = Arc::new(Metrics::new(embedded));
+        let router = metrics.count(router);
+        let metrics =
+            metrics_listener.map(|listener| tokio::spawn(serve(listener, metrics.router(), std::future::pending())));
         let watch = tokio::spawn(reload::watch(Arc::clone(&collector), self.sites.clone(), known)?);
+        // Heard from here on: nobody is told that it listens before.
+        let stop = stop_signal()?;
         let address = listener.local_addr().map_err(|error| Error::config("cannot listen").because(error))?;
         say(&format!("listening on http://{address}"));
-        serve(listener, router, async {
-            if let Err(error) = stop_signal().await {
-                tracing::error!(cause = %crate::error::chain(&error), "stopping");
-            }
-        })
-        .await?;
+        serve(listener, router, stop).await?;
         watch.abort();
+        if let Some(metrics) = metrics {
+            metrics.abort();
+        }
         collector.store.close().await?;
         say("stopped");
         Ok(())
@@ -265,7 +331,7 @@ impl Serve {
         Ok(())
     }
 
-    async fn store(&self) -> Result<Store, Error> {
+    async fn store(&self) -> Result<(Store, Option<Embedded>), Error> {
         let embedded = match (&self.lake, &self.counters) {
             (Sink::Embedded("dir"), _) | (_, Sink::Embedded("sqlite")) => {
                 Some(Embedded::open(&self.data_dir, Duration::from_secs(self.lake_roll_seconds))?)
@@ -284,7 +350,7 @@ impl Serve {
             (Sink::Named("firehose", name), _) => Lake::Firehose(crate::firehose::Firehose::new(&aws, name)),
             _ => return Err(Error::config("--lake is dir or firehose:NAME")),
         };
-        let counters = match (&self.counters, embedded) {
+        let counters = match (&self.counters, embedded.clone()) {
             (Sink::Embedded("sqlite"), Some(embedded)) => Counters::Sqlite(embedded),
             #[cfg(feature = "aws")]
             (Sink::Named("dynamodb", table), _) => Counters::DynamoDb(crate::dynamodb::DynamoDb::new(&aws, table)),
@@ -293,8 +359,13 @@ impl Serve {
         let store = Store::new(lake, counters);
         #[cfg(feature = "aws")]
         store.warm().await;
-        Ok(store)
+        Ok((store, embedded))
     }
+}
+
+async fn bind(address: &str) -> Result<TcpListener, Error> {
+    let listener = TcpListener::bind(address).await;
+    listener.map_err(|error| Error::config(format!("cannot listen on {address}")).because(error))
 }
 
 /// Prints a line. That nobody reads it is no reason to fail.

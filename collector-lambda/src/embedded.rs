@@ -10,7 +10,7 @@ use crate::batch::Prepared;
 use crate::counts::{DAY, Hours, Query};
 use crate::lake;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -38,7 +38,9 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const GROUP: usize = 256;
 /// Lines that are held before they are moved to the lake ahead of time.
 const ROLL_BYTES: usize = 64 * 1024 * 1024;
-const SCHEMA_VERSION: i32 = 1;
+const SCHEMA_VERSION: i32 = 2;
+
+const DATABASE: &str = "tallymark.db";
 
 const SCHEMA: &str = "
     CREATE TABLE batches (
@@ -65,6 +67,17 @@ const SCHEMA: &str = "
     -- A move to the lake that has begun and must be carried through: all lines up to this number, into files
     -- of this name, which no other move ever has, not even of a database brought back from a backup.
     CREATE TABLE roll (upto INTEGER NOT NULL, name TEXT NOT NULL);
+";
+/// Since version 2.
+const PRUNED: &str = "
+    -- What was in files that are removed, counted: it stays a part of what the counters must be.
+    CREATE TABLE IF NOT EXISTS pruned (
+        username TEXT NOT NULL, event_type TEXT NOT NULL, key TEXT NOT NULL, hour INTEGER NOT NULL,
+        count INTEGER NOT NULL,
+        PRIMARY KEY (username, event_type, key, hour)
+    ) WITHOUT ROWID;
+    -- Files that are in `pruned` already and must go: a removal that has begun and must be carried through.
+    CREATE TABLE IF NOT EXISTS pruning (file TEXT PRIMARY KEY) WITHOUT ROWID;
 ";
 
 /// The embedded store. Clones share it.
@@ -148,16 +161,12 @@ impl Embedded {
     /// Opens the store in `folder`, which is made if there is none, and finishes what a crash has
     /// interrupted. Lines wait at most `roll` before they are in the lake's files.
     pub fn open(folder: &Path, roll: Duration) -> Result<Self, Error> {
-        let cannot = |what: &str| format!("cannot {what} {}", folder.display());
-        std::fs::create_dir_all(folder)
-            .map_err(|error| Error::config(cannot("make the data directory")).because(error))?;
-        let lock = File::create(folder.join("lock"))
-            .map_err(|error| Error::config(cannot("write in the data directory")).because(error))?;
-        lock.try_lock().map_err(|error| {
-            Error::config(format!("another collector is using the data directory {}", folder.display())).because(error)
+        std::fs::create_dir_all(folder).map_err(|error| {
+            Error::config(format!("cannot make the data directory {}", folder.display())).because(error)
         })?;
+        let lock = lock(folder)?;
 
-        let path = folder.join("tallymark.db");
+        let path = folder.join(DATABASE);
         let open = || -> rusqlite::Result<(Connection, Connection, Connection)> {
             let writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
             prepare(&writer)?;
@@ -206,6 +215,12 @@ impl Embedded {
             Ok(Ok(result)) => result,
             Ok(Err(_)) | Err(_) => Err(self.busy()),
         }
+    }
+
+    /// Batches that wait for the writer, and the bytes held for all that are not answered yet.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let batches = self.shared.jobs.max_capacity() - self.shared.jobs.capacity();
+        (batches, (WAITING_KIB - self.shared.room.available_permits()) * 1024)
     }
 
     /// How long a batch would wait that came now.
@@ -321,6 +336,30 @@ fn spawn(name: &'static str, work: impl FnOnce() + Send + 'static) -> Result<Joi
         .map_err(|error| Error::config("cannot start a thread").because(error))
 }
 
+/// Takes the data directory for this process alone, for as long as the file is kept.
+pub(crate) fn lock(folder: &Path) -> Result<File, Error> {
+    let lock = File::create(folder.join("lock")).map_err(|error| {
+        Error::config(format!("cannot write in the data directory {}", folder.display())).because(error)
+    })?;
+    lock.try_lock().map_err(|error| {
+        Error::config(format!("another collector is using the data directory {}", folder.display())).because(error)
+    })?;
+    Ok(lock)
+}
+
+/// The database of a store that exists. A collector may be running on it.
+pub(crate) fn open_database(folder: &Path) -> Result<Connection, Error> {
+    let path = folder.join(DATABASE);
+    let open = || {
+        let db = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        prepare(&db)?;
+        Ok(db)
+    };
+    open().map_err(|error: rusqlite::Error| {
+        Error::config(format!("cannot open the database {}", path.display())).because(error)
+    })
+}
+
 fn connect(path: &PathBuf, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
     db.busy_timeout(Duration::from_secs(5))?;
@@ -332,7 +371,8 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
     // FULL: a transaction is on disk before it is answered, through power loss too.
     db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;")?;
     match db.query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0))? {
-        0 => db.execute_batch(&format!("BEGIN; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")),
+        0 => db.execute_batch(&format!("BEGIN; {SCHEMA} {PRUNED} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")),
+        1 => db.execute_batch(&format!("BEGIN IMMEDIATE; {PRUNED} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")),
         SCHEMA_VERSION => Ok(()),
         other => Err(rusqlite::Error::ToSqlConversionFailure(
             format!(
@@ -527,7 +567,8 @@ fn catch_up(db: &mut Connection, raw: &Path) -> Result<(), Error> {
 
 /// Decides which lines to move. One move that was begun and not ended is taken up again, the same.
 fn begin_roll(db: &mut Connection) -> rusqlite::Result<Option<Roll>> {
-    let transaction = db.transaction()?;
+    // At once the writer: who reads first is refused if `retention` writes in between.
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let read = |row: &rusqlite::Row<'_>| Ok(Roll { upto: row.get(0)?, name: row.get(1)? });
     let begun = transaction.query_row("SELECT upto, name FROM roll", [], read).optional()?;
     if begun.is_some() {

@@ -4,15 +4,21 @@
 //! A line is in the database from the moment its batch is committed until the file that holds it is
 //! sealed, so each line is in exactly one sealed file: a move that a crash cuts off is made again from
 //! the same lines into files of the same names, and only then are the lines removed.
+//!
+//! A sealed file may be compressed later, to `NAME.ndjson.gz` (see `retention.rs`).
 
 use crate::Error;
 use crate::embedded::{Job, Roll};
+use flate2::read::MultiGzDecoder;
 use rusqlite::{Connection, params};
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::Path;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
+
+/// More than any line has, so that a file that is none of ours does not fill the memory.
+const LINE_BYTES: u64 = 1024 * 1024;
 
 /// Moves all lines that are held now into sealed files.
 pub(crate) fn roll(jobs: &mpsc::Sender<Job>, db: &Connection, raw: &Path) -> Result<(), Error> {
@@ -90,8 +96,81 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     }
 }
 
-fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
+}
+
+/// The name that a file had when it was sealed, whether or not it has been compressed since. `None` is not a
+/// sealed file.
+pub(crate) fn sealed_name(file: &str) -> Option<&str> {
+    let name = file.strip_suffix(".gz").unwrap_or(file);
+    name.ends_with(".ndjson").then_some(name)
+}
+
+/// Hands over each file of the lake, by its path below `raw`, folder by folder and in order. A sealed file that is
+/// there compressed too is left out: a crash has come before its removal.
+pub(crate) fn walk<E: From<io::Error>>(raw: &Path, found: &mut impl FnMut(&str) -> Result<(), E>) -> Result<(), E> {
+    walk_folder(raw, "", found)
+}
+
+fn walk_folder<E: From<io::Error>>(
+    raw: &Path,
+    below: &str,
+    found: &mut impl FnMut(&str) -> Result<(), E>,
+) -> Result<(), E> {
+    let mut entries = Vec::new();
+    match fs::read_dir(raw.join(below)) {
+        // No lake yet, or a folder that `retention` has found empty.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        read => {
+            for entry in read? {
+                let entry = entry?;
+                let name = entry
+                    .file_name()
+                    .into_string()
+                    .map_err(|name| io::Error::other(format!("the lake has a file of the name {}", name.display())))?;
+                entries.push((name, entry.file_type()?.is_dir()));
+            }
+        }
+    }
+    entries.sort();
+    for (name, is_folder) in &entries {
+        let path = if below.is_empty() { name.clone() } else { format!("{below}/{name}") };
+        if *is_folder {
+            walk_folder(raw, &path, found)?;
+        } else if entries.binary_search(&(format!("{name}.gz"), false)).is_err() {
+            found(&path)?;
+        }
+    }
+    Ok(())
+}
+
+/// Hands over each line of a sealed file, with its number and without its end. Returns why the file cannot be
+/// read to its end, if so.
+pub(crate) fn read_lines<E>(
+    file: &Path,
+    take: &mut impl FnMut(u64, &[u8]) -> Result<(), E>,
+) -> Result<Result<(), String>, E> {
+    let reader = match File::open(file) {
+        Ok(reader) => reader,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let mut reader: Box<dyn BufRead> = if file.extension().is_some_and(|extension| extension == "gz") {
+        Box::new(BufReader::new(MultiGzDecoder::new(reader)))
+    } else {
+        Box::new(BufReader::new(reader))
+    };
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        match reader.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line) {
+            Ok(0) => break,
+            Ok(_) if line.pop() == Some(b'\n') => take(number, &line)?,
+            Ok(_) => return Ok(Err(format!("line {number} has no end"))),
+            Err(error) => return Ok(Err(format!("line {number}: {error}"))),
+        }
+    }
+    Ok(Ok(()))
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 //!
 //! - [`routes`] is the HTTP surface; it runs under the server and under AWS Lambda.
 //! - [`ingest`] turns a request's body into a [`Prepared`](batch::Prepared) batch and commits it.
+//! - [`openapi`] describes it, and `GET /docs` shows that to people.
 //! - [`store`] says what stands behind: the embedded store, Firehose, DynamoDB.
 
 mod auth;
@@ -15,6 +16,7 @@ pub mod batch;
 pub mod cli;
 pub mod client;
 pub mod counts;
+mod docs;
 #[cfg(feature = "server")]
 mod drain;
 #[cfg(feature = "aws")]
@@ -30,11 +32,18 @@ pub mod lake;
 #[cfg(feature = "lambda")]
 pub mod lambda;
 mod log;
+#[cfg(feature = "server")]
+pub mod metrics;
+pub mod openapi;
 pub mod problem;
 pub mod rate;
 #[cfg(feature = "server")]
+mod reconcile;
+#[cfg(feature = "server")]
 mod reload;
 mod request;
+#[cfg(feature = "server")]
+mod retention;
 pub mod routes;
 #[cfg(feature = "server")]
 pub mod server;

@@ -57,12 +57,18 @@ kinds! {
     RATE_LIMITED 429 "rate_limited" "Too many requests";
     INTERNAL 500 "internal" "The collector made a mistake";
     UNAVAILABLE 503 "unavailable" "The event could not be stored now";
+    NOT_READY 503 "not_ready" "Events cannot be stored now";
 }
 
 impl Problem {
     /// A problem of this kind, with what is particular about it.
     pub fn new(kind: &'static Kind, detail: impl Into<String>) -> Self {
         Self { kind, detail: detail.into(), header: None }
+    }
+
+    /// Whether the request is not to blame, so that the same may succeed later.
+    pub(crate) fn is_ours(&self) -> bool {
+        self.kind.status >= 500
     }
 
     /// The problem of who sends too much, and when to go on.
@@ -100,6 +106,8 @@ impl IntoResponse for Problem {
             let challenge = HeaderValue::from_static(r#"Basic realm="tallymark", charset="UTF-8""#);
             response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
         }
+        // For who counts them.
+        response.extensions_mut().insert(self.kind);
         if let Some((name, value)) = self.header {
             response.headers_mut().insert(name, value);
         }

@@ -1,11 +1,14 @@
 //! The HTTP surface: the same router under the server and under AWS Lambda.
 
 use crate::auth::{Reader, Writer};
+use crate::batch::Prepared;
 use crate::client::Client;
 use crate::counts::{DAY, HOUR, Hours, Query, SERIES_POINTS, TOP_KEYS};
+use crate::docs;
 use crate::ingest::{self, Arrival};
 use crate::log::{REQUEST_ID, log};
-use crate::problem::{INVALID_IDEMPOTENCY_KEY, INVALID_QUERY, METHOD_NOT_ALLOWED, NOT_FOUND, Problem};
+use crate::openapi;
+use crate::problem::{INVALID_IDEMPOTENCY_KEY, INVALID_QUERY, METHOD_NOT_ALLOWED, NOT_FOUND, NOT_READY, Problem};
 use crate::rate::Limits;
 use crate::request::json_body;
 use crate::site::Sites;
@@ -16,20 +19,27 @@ use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, header}
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tallymark::{Custom, Event, Properties, Receipt, limits};
+use tokio::sync::Mutex;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
 /// When a client sent the request, by its own clock, in milliseconds since the Unix epoch. It travels
 /// outside the body, which never changes.
 pub const SENT_AT: HeaderName = HeaderName::from_static("tallymark-sent-at");
-const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const IDEMPOTENCY_KEY_BYTES: usize = 255;
+pub(crate) const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub(crate) const IDEMPOTENCY_KEY_BYTES: usize = 255;
+/// How often `GET /ready` looks at the sinks, however often it is asked, and how long it waits for them.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+const CHECK_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a failure to store counts, if nothing has been stored since.
+const FAILURE_COUNTS: Duration = Duration::from_secs(10);
 /// How long a browser may remember a preflight.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
@@ -65,6 +75,7 @@ pub fn router_with_files(collector: Arc<Collector>, folder: &std::path::Path) ->
 
 /// What every request goes through, the last first. Refusals too carry what a page needs to read them.
 fn doors(routes: Router<Arc<Collector>>, collector: Arc<Collector>) -> Router {
+    let routes = routes.layer(Extension(Arc::<Readiness>::default()));
     let routes = routes.layer(from_fn(limit)).layer(cors(Arc::clone(&collector)));
     routes.layer(from_fn(security)).layer(from_fn(log)).with_state(collector)
 }
@@ -90,19 +101,31 @@ async fn security(request: Request, next: Next) -> Response {
     response
 }
 
-fn routes() -> Router<Arc<Collector>> {
-    Router::new()
-        .route("/v1/batch", post(batch))
-        .route("/web/page_view", post(page_view))
-        .route("/button/click", post(button_click))
-        .route("/track", post(track))
-        .route("/web/page_view/count", get(page_view_count))
-        .route("/button/click/count", get(button_click_count))
-        .route("/v1/counts", get(counts))
-        .route("/v1/counts/top", get(top))
-        .route("/v1/limits", get(published_limits))
-        .route("/health", get(health))
-        .method_not_allowed_fallback(method_not_allowed)
+macro_rules! routes {
+    ($($method:ident $path:literal $handler:path;)*) => {
+        /// Every route: its method and its path.
+        pub const ROUTES: &[(&str, &str)] = &[$((stringify!($method), $path)),*];
+
+        fn routes() -> Router<Arc<Collector>> {
+            Router::new()$(.route($path, $method($handler)))*.method_not_allowed_fallback(method_not_allowed)
+        }
+    };
+}
+
+routes! {
+    post "/v1/batch" batch;
+    post "/web/page_view" page_view;
+    post "/button/click" button_click;
+    post "/track" track;
+    get "/web/page_view/count" page_view_count;
+    get "/button/click/count" button_click_count;
+    get "/v1/counts" counts;
+    get "/v1/counts/top" top;
+    get "/v1/limits" published_limits;
+    get "/health" health;
+    get "/ready" ready;
+    get "/openapi.json" openapi::answer;
+    get "/docs" docs::answer;
 }
 
 /// Preflights carry no credentials, so they are answered for the origins of any site; which site's key
@@ -127,22 +150,67 @@ fn cors(collector: Arc<Collector>) -> CorsLayer {
         .max_age(PREFLIGHT_MAX_AGE)
 }
 
-async fn batch(State(collector): Shared, writer: Writer, request: Request) -> Result<Json<Receipt>, Problem> {
+/// What became of events, in the extensions of the answer that says so.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Events that could be told apart in the body.
+    pub received: u64,
+    /// Of these, the ones stored and counted.
+    pub accepted: u64,
+    /// The ones refused for good.
+    pub rejected: u64,
+    /// The ones that the client is to send again.
+    pub retry: u64,
+    /// Whether all this had been answered before.
+    pub duplicate: bool,
+}
+
+impl Outcome {
+    fn of(received: usize, answer: Result<&Receipt, &Problem>) -> Self {
+        let received = received as u64;
+        match answer {
+            Ok(receipt) => Self {
+                received,
+                accepted: receipt.accepted.into(),
+                rejected: receipt.rejected.len() as u64,
+                retry: receipt.retry.len() as u64,
+                duplicate: receipt.duplicate,
+            },
+            // As clients take it: they keep what the collector could not do, and nothing else.
+            Err(problem) if problem.is_ours() => Self { received, retry: received, ..Self::default() },
+            Err(_) => Self { received, rejected: received, ..Self::default() },
+        }
+    }
+}
+
+/// An answer, and what it says of events.
+type Answer<T> = (Extension<Outcome>, Result<Json<T>, Problem>);
+
+async fn commit(collector: &Collector, extensions: &Extensions, prepared: Prepared) -> Answer<Receipt> {
+    let received = prepared.events.len() + prepared.rejected.len();
+    let answer = collector.store.commit(prepared).await.map_err(Problem::from);
+    if let Some(readiness) = extensions.get::<Arc<Readiness>>() {
+        readiness.note(answer.as_ref().err());
+    }
+    (Extension(Outcome::of(received, answer.as_ref())), answer.map(Json))
+}
+
+async fn batch(State(collector): Shared, writer: Writer, request: Request) -> Result<Answer<Receipt>, Problem> {
     let (Parts { headers, extensions, .. }, body) = request.into_parts();
     let body = json_body(&headers, body, limits::BATCH_BYTES).await?;
     let prepared = ingest::prepare_batch(&writer.site, writer.key, &body, arrival(&headers, &extensions))?;
-    Ok(Json(collector.store.commit(prepared).await?))
+    Ok(commit(&collector, &extensions, prepared).await)
 }
 
-async fn page_view(collector: Shared, writer: Writer, request: Request) -> Result<Json<Value>, Problem> {
+async fn page_view(collector: Shared, writer: Writer, request: Request) -> Result<Answer<Value>, Problem> {
     single(collector, writer, request, |json| require_session(decode("page_view", json)?)).await
 }
 
-async fn button_click(collector: Shared, writer: Writer, request: Request) -> Result<Json<Value>, Problem> {
+async fn button_click(collector: Shared, writer: Writer, request: Request) -> Result<Answer<Value>, Problem> {
     single(collector, writer, request, |json| require_session(decode("button_click", json)?)).await
 }
 
-async fn track(collector: Shared, writer: Writer, request: Request) -> Result<Json<Value>, Problem> {
+async fn track(collector: Shared, writer: Writer, request: Request) -> Result<Answer<Value>, Problem> {
     single(collector, writer, request, |json| any_object(&json)).await
 }
 
@@ -151,15 +219,20 @@ async fn single(
     writer: Writer,
     request: Request,
     read: impl FnOnce(Value) -> Result<Event, Problem>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Answer<Value>, Problem> {
     let (Parts { headers, extensions, .. }, body) = request.into_parts();
     let idempotency_key = idempotency_key(&headers)?;
     let body = json_body(&headers, body, limits::EVENT_BYTES).await?;
-    let event = read(ingest::parse_event(&body)?)?;
     let arrival = arrival(&headers, &extensions);
-    let prepared = ingest::prepare_event(&writer.site, writer.key, event, &body, idempotency_key, arrival)?;
-    collector.store.commit(prepared).await?;
-    Ok(Json(json!({"message": "Received"})))
+    let prepared = ingest::parse_event(&body)
+        .and_then(read)
+        .and_then(|event| ingest::prepare_event(&writer.site, writer.key, event, &body, idempotency_key, arrival));
+    let prepared = match prepared {
+        Ok(prepared) => prepared,
+        Err(problem) => return Ok((Extension(Outcome::of(1, Err(&problem))), Err(problem))),
+    };
+    let (outcome, answer) = commit(&collector, &extensions, prepared).await;
+    Ok((outcome, answer.map(|_| Json(json!({"message": "Received"})))))
 }
 
 fn decode(event_type: &str, json: Value) -> Result<Event, Problem> {
@@ -385,7 +458,11 @@ fn invalid_query(detail: impl Into<String>) -> Problem {
 }
 
 async fn published_limits() -> Json<Value> {
-    Json(json!({
+    Json(limits_json())
+}
+
+pub(crate) fn limits_json() -> Value {
+    json!({
         "batch_events": limits::BATCH_EVENTS,
         "batch_bytes": limits::BATCH_BYTES,
         "event_bytes": limits::EVENT_BYTES,
@@ -401,11 +478,61 @@ async fn published_limits() -> Json<Value> {
         "ipaddress_bytes": limits::IPADDRESS_BYTES,
         "properties_depth": limits::PROPERTIES_DEPTH,
         "weight": limits::WEIGHT,
-    }))
+    })
 }
 
 async fn health() -> Json<Value> {
     Json(json!({"status": "ok"}))
+}
+
+async fn ready(State(collector): Shared, readiness: Extension<Arc<Readiness>>) -> Result<Json<Value>, Problem> {
+    readiness.check(&collector.store).await?;
+    Ok(Json(json!({"status": "ready"})))
+}
+
+/// Whether the sinks can be used: whether the counters can be read now, and how storing went of late.
+#[derive(Debug, Default)]
+struct Readiness {
+    /// When storing failed, unless it has gone well since.
+    failed_at: AtomicU64,
+    checked: Mutex<Checked>,
+}
+
+#[derive(Debug, Default)]
+struct Checked {
+    at: u64,
+    is_readable: bool,
+}
+
+impl Readiness {
+    fn note(&self, problem: Option<&Problem>) {
+        match problem {
+            None => self.failed_at.store(0, Ordering::Relaxed),
+            Some(problem) if problem.is_ours() => self.failed_at.store(crate::now(), Ordering::Relaxed),
+            Some(_) => {}
+        }
+    }
+
+    async fn check(&self, store: &Store) -> Result<(), Problem> {
+        let not_ready = |why| Problem::new(&NOT_READY, why).with_header(header::RETRY_AFTER, "1");
+        // Whoever keeps events away because of this must not be kept away for good.
+        if crate::now().abs_diff(self.failed_at.load(Ordering::Relaxed)) < FAILURE_COUNTS.as_millis() as u64 {
+            return Err(not_ready("Events could not be stored of late."));
+        }
+        let mut checked = self.checked.lock().await;
+        if crate::now().abs_diff(checked.at) >= CHECK_EVERY.as_millis() as u64 {
+            // Before the answer, so that who hangs up and comes again cannot make the sinks work either.
+            *checked = Checked { at: crate::now(), is_readable: false };
+            // No site has this name, so there is nothing to find.
+            let query = Query { username: String::new(), event_type: "custom".into(), key: String::new() };
+            let read = tokio::time::timeout(CHECK_PATIENCE, store.count(query, None)).await;
+            if let Ok(Err(error)) = &read {
+                tracing::warn!(cause = %crate::error::chain(error), "the counters cannot be read");
+            }
+            checked.is_readable = matches!(read, Ok(Ok(_)));
+        }
+        if checked.is_readable { Ok(()) } else { Err(not_ready("The counters cannot be read.")) }
+    }
 }
 
 async fn not_found() -> Problem {

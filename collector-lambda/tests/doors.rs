@@ -326,3 +326,15 @@ async fn addresses_and_user_agents_are_kept_as_the_site_wants_it() {
         assert_eq!(of("silent")["useragent"], "Lynx");
     }
 }
+
+#[tokio::test]
+async fn metrics_are_on_a_listener_of_their_own() {
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let collector = Collector::start(&["--metrics", &address]);
+    assert_eq!(collector.post("/v1/batch", &batch(3)).send().await.unwrap().status(), 200);
+    let metrics = reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap();
+    assert!(metrics.lines().any(|line| line == "tallymark_events_received_total 3"), "{metrics}");
+    assert!(metrics.lines().any(|line| line.starts_with("tallymark_events_") && line.ends_with(" 3")), "{metrics}");
+    let public = collector.post("/metrics", &batch(1)).send().await.unwrap();
+    assert_ne!(public.status(), 200, "not where everybody can read them");
+}

@@ -13,6 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::{Folder, uuid};
 use tallymark_collector::embedded::Embedded;
+use tallymark_collector::metrics::Metrics;
 use tallymark_collector::routes::{self, Collector};
 use tallymark_collector::site::{self, Sites};
 use tallymark_collector::store::{Counters, Lake, Store};
@@ -20,6 +21,7 @@ use tower::ServiceExt;
 
 struct World {
     router: Router,
+    metrics: Arc<Metrics>,
     authorization: String,
     folder: Folder,
 }
@@ -31,10 +33,12 @@ fn world() -> World {
     let keys = site::add(&file, "shop", &[], |_| Ok(())).unwrap();
     let credentials = format!("shop:{}", keys.secret_key);
     let embedded = Embedded::open(&folder.0.join("data"), Duration::from_secs(3600)).unwrap();
+    let metrics = Arc::new(Metrics::new(Some(embedded.clone())));
     let store = Store::new(Lake::Directory(embedded.clone()), Counters::Sqlite(embedded));
     let router = routes::router(Arc::new(Collector { sites: Sites::from_file(&file).unwrap(), store }));
+    let router = metrics.count(router);
     let authorization = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials));
-    World { router, authorization, folder }
+    World { router, metrics, authorization, folder }
 }
 
 impl World {
@@ -44,6 +48,29 @@ impl World {
             .header("content-type", "application/json")
             .body(body)
             .unwrap()
+    }
+
+    async fn get(&self, path: &str) -> (StatusCode, Value) {
+        let request = Request::get(path).header("authorization", &self.authorization).body(Body::empty()).unwrap();
+        let answer = self.router.clone().oneshot(request).await.unwrap();
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    fn figure(&self, name: &str) -> u64 {
+        let text = self.metrics.text();
+        let value =
+            text.lines().find_map(|line| line.strip_prefix("tallymark_")?.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
+    }
+
+    /// Checks the law, and answers its terms: received, accepted, rejected, retry.
+    fn conserved(&self) -> [u64; 4] {
+        let terms = ["received", "accepted", "rejected", "retry"];
+        let terms = terms.map(|name| self.figure(&format!("events_{name}_total")));
+        assert_eq!(terms[0], terms[1] + terms[2] + terms[3], "{terms:?}");
+        terms
     }
 
     async fn post(&self, path: &str, body: Body) -> (StatusCode, Value) {
@@ -116,7 +143,11 @@ async fn a_store_that_cannot_keep_up_says_so_and_loses_nothing() {
                 assert!((1..=60).contains(&seconds), "{seconds}");
                 refused += 1;
                 left.push(body);
-                drop(stall.take());
+                if stall.is_some() {
+                    let (status, problem) = world.get("/ready").await;
+                    assert_eq!((status.as_u16(), &problem["code"]), (503, &json!("not_ready")));
+                    drop(stall.take());
+                }
             } else {
                 assert_eq!(answer.status(), 200);
             }
@@ -130,6 +161,74 @@ async fn a_store_that_cannot_keep_up_says_so_and_loses_nothing() {
     let answer = world.router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     let counts: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!(counts["total"], 1500);
+    assert_eq!(world.get("/ready").await.0, 200, "storing has gone well since");
+    let [received, accepted, rejected, retry] = world.conserved();
+    // What was committed after its client was told to come again is a duplicate by then.
+    assert_eq!((received, rejected, retry), (accepted + refused, 0, refused));
+    assert_eq!(accepted + world.figure("duplicate_events_total"), 1500);
+    assert_eq!((world.figure("queue_batches"), world.figure("queue_bytes")), (0, 0));
+}
+
+#[tokio::test]
+async fn every_event_is_in_the_figures_once() {
+    let world = world();
+    let mixed = json!({"batch_id": uuid(), "events": [
+        {"event_type": "custom", "name": "good"}, {"event_type": "custom"}, {"event_type": "nothing"}, 7,
+        {"event_type": "button_click", "button_id": "b"},
+    ]});
+    // Sent, accepted, refused for good.
+    for (sent, terms) in [(mixed.clone(), [5, 2, 3, 0]), (support::batch(10), [15, 12, 3, 0])] {
+        assert_eq!(world.post("/v1/batch", Body::from(sent.to_string())).await.0, 200);
+        assert_eq!(world.conserved(), terms);
+        // The same again is the same events.
+        assert_eq!(world.post("/v1/batch", Body::from(sent.to_string())).await.1["duplicate"], true);
+        assert_eq!(world.conserved(), terms);
+    }
+    assert_eq!((world.figure("duplicate_batches_total"), world.figure("duplicate_events_total")), (2, 15));
+    let other = json!({"batch_id": mixed["batch_id"], "events": [{"event_type": "custom", "name": "other"}]});
+    assert_eq!(world.post("/v1/batch", Body::from(other.to_string())).await.1["code"], "id_reused");
+    assert_eq!(world.conserved(), [16, 12, 4, 0]);
+    assert_eq!(world.post("/track", Body::from(r#"{"name":"charge"}"#)).await.0, 200);
+    assert_eq!(world.post("/web/page_view", Body::from(r#"{"url":"u"}"#)).await.0, 422);
+    assert_eq!(world.conserved(), [18, 13, 5, 0]);
+    // No events can be told apart in these.
+    for body in ["", "{", "{}", &support::batch(501).to_string()] {
+        assert!(world.post("/v1/batch", Body::from(body.to_owned())).await.0.is_client_error());
+    }
+    let stranger = Request::post("/v1/batch").body(Body::from(support::batch(3).to_string())).unwrap();
+    assert_eq!(world.router.clone().oneshot(stranger).await.unwrap().status(), 401);
+    for n in 0..20 {
+        assert_eq!(world.get(&format!("/nowhere/{n}")).await.0, 404);
+    }
+    assert_eq!(world.conserved(), [18, 13, 5, 0]);
+    assert_eq!(world.get("/v1/counts?event_type=custom").await.1["total"], 12);
+    assert_eq!(world.get("/v1/counts?event_type=button_click").await.1["total"], 1);
+
+    let text = world.metrics.text();
+    for line in [
+        r#"problems_total{code="auth_required"} 1"#,
+        r#"problems_total{code="too_many_events"} 1"#,
+        r#"requests_total{route="none",status="404"} 20"#,
+        r#"requests_total{route="/v1/batch",status="200"} 4"#,
+        r#"request_seconds_bucket{route="/v1/batch",le="+Inf"} 10"#,
+    ] {
+        assert!(text.contains(&format!("tallymark_{line}\n")), "{line} is not in {text}");
+    }
+    assert!(!text.contains("nowhere") && !text.contains("shop"), "labels are nobody's to invent");
+}
+
+#[tokio::test]
+async fn the_figures_are_at_one_path_and_nowhere_else() {
+    let world = world();
+    assert_eq!(world.get("/metrics").await.0, 404, "not on the public side");
+    let router = Arc::clone(&world.metrics).router();
+    let ask = async |path: &str| {
+        let answer = router.clone().oneshot(Request::get(path).body(Body::empty()).unwrap()).await.unwrap();
+        let kind = answer.headers()["content-type"].to_str().unwrap().to_owned();
+        (answer.status().as_u16(), kind)
+    };
+    assert_eq!(ask("/metrics").await, (200, "text/plain; version=0.0.4; charset=utf-8".into()));
+    assert_eq!(ask("/v1/counts").await, (404, "application/problem+json".into()));
 }
 
 fn json() -> impl Strategy<Value = Value> {
