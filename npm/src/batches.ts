@@ -1,7 +1,7 @@
 // Batches until the collector has answered for them: as text, each under a name of its own, in storage where it
 // takes them and in memory where it does not. The form is that of the Rust crate's body.rs: one event a line.
 
-import { timeOf, utf8, uuid } from "./event.js";
+import { bytes, timeOf, uuid } from "./event.js";
 import type { Kept } from "./kept.js";
 
 /** Why events are dropped, in the order in which the core numbers them. */
@@ -69,7 +69,8 @@ export interface Batches extends Host {
 export function batches(kept: Kept, lane: () => string): Batches {
   const all = new Map<number, Batch>();
   let last = 0;
-  let unsaved = 0;
+  /** Those that have changed. They are in storage, as far as it takes them, before anything is sent. */
+  const unsaved = new Set<number>();
   const add = (batch: Batch) => (all.set(++last, batch), last);
   const opening = (id: string) => `{"batch_id":"${id}","sdk":"${SDK}","events":[\n`;
   const closed = (text: string) => (text.includes("\n]") ? text : text + CLOSING);
@@ -81,29 +82,23 @@ export function batches(kept: Kept, lane: () => string): Batches {
     all,
     random: Math.random,
     begin(now) {
-      self.save();
       const id = uuid(now);
       const name = lane() + "/" + id;
-      const text = opening(id) + self.event;
-      return add({ name, text, events: 1, stored: kept.set(name, text) });
+      unsaved.add(add({ name, text: opening(id) + self.event, events: 1, stored: true }));
+      return last;
     },
     extend(number) {
       const batch = all.get(number)!;
       batch.text += ",\n" + self.event;
       batch.events++;
-      unsaved = number;
+      unsaved.add(number);
       return true;
     },
     seal(number, ...lost) {
-      const batch = all.get(number)!;
       const said = lost.map((events, reason) => events && `"${REASONS[reason]}":${events}`).filter(Boolean);
-      const text = batch.text + (said.length ? `\n],"lost":{${said}}}` : CLOSING);
-      const done = !batch.stored || kept.set(batch.name, text);
-      if (!done) self.save();
-      unsaved = 0;
-      // Whoever finds it without an end gives it this one.
-      batch.text = done ? text : batch.text + CLOSING;
-      return done;
+      all.get(number)!.text += said.length ? `\n],"lost":{${said}}}` : CLOSING;
+      unsaved.add(number);
+      return true;
     },
     part(whole, number, from, to) {
       const { name, text, events, stored } = all.get(whole)!;
@@ -119,16 +114,18 @@ export function batches(kept: Kept, lane: () => string): Batches {
       if (batch.stored) kept.set(batch.name);
       all.delete(number);
     },
-    size: (number) => utf8(all.get(number)!.text).length,
+    size: (number) => bytes(all.get(number)!.text),
     body: (number) => closed(all.get(number)!.text),
     madeAt: (number) => timeOf(all.get(number)!.name.slice(ID)),
     save() {
-      const batch = all.get(unsaved);
-      unsaved = 0;
-      if (!batch?.stored) return;
-      batch.stored = kept.set(batch.name, batch.text);
-      // What is there of it must not be taken for the whole.
-      if (!batch.stored) kept.set(batch.name);
+      for (const number of unsaved) {
+        const batch = all.get(number);
+        if (!batch?.stored) continue;
+        batch.stored = kept.set(batch.name, batch.text);
+        // What is there of it must not be taken for the whole.
+        if (!batch.stored) kept.set(batch.name);
+      }
+      unsaved.clear();
     },
     addEarly(now) {
       const open = all.get(self.early);

@@ -41,7 +41,9 @@ export function lanes(kept: Kept, prefix: string, take: (lane: string) => void):
     name() {
       if (!own) {
         const lane = (own = uuid(Date.now()));
-        if (locks) locks.request(prefix + lane, () => (own === lane ? hold(lane) : undefined)).catch(() => {});
+        // Asked for in a moment: it takes longer than all else that a call does.
+        const ask = () => locks!.request(prefix + lane, () => (own === lane ? hold(lane) : undefined)).catch(() => {});
+        if (locks) queueMicrotask(ask);
         else {
           hold(lane);
           say();

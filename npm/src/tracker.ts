@@ -3,7 +3,7 @@
 import { REASONS, batches } from "./batches.js";
 import { watchClicks } from "./clicks.js";
 import { type Core, type Source, load } from "./core.js";
-import { cut, encode, utf8, uuid } from "./event.js";
+import { bytes, cut, encode, uuid } from "./event.js";
 import type { Consent, Options, Status, TrackedEvent, Tracker } from "./index.js";
 import { keep } from "./kept.js";
 import { lanes } from "./lanes.js";
@@ -129,7 +129,7 @@ export function start(options: Options, source: Source, early: Early[] = []): Tr
       if (held.push([now, json]) > HELD && held.shift()) lose(Reason.QueueFull);
       return;
     }
-    if (core) use((core) => core.push(now, utf8(json).length));
+    if (core) use((core) => core.push(now, bytes(json)));
     else if (!queue.addEarly(now)) lose(Reason.QueueFull);
     // Writing and sending take longer than all the rest. Before the page can go, they are done all the same.
     if (!soon) queueMicrotask(pump);
@@ -139,7 +139,6 @@ export function start(options: Options, source: Source, early: Early[] = []): Tr
   /** Does what the core says until there is nothing to do. */
   const pump = () => {
     soon = false;
-    queue.save();
     use((core) => {
       clearTimeout(timer);
       if (hurry) core.flush();
@@ -151,6 +150,7 @@ export function start(options: Options, source: Source, early: Early[] = []): Tr
       while (then <= now && (then = core.poll(now)) < 0) send(-then);
       if (then < Infinity) timer = setTimeout(pump, then - now);
     });
+    queue.save();
   };
   /** For how long it is no use to send. */
   const blockedFor = (now: number) => {
@@ -159,6 +159,7 @@ export function start(options: Options, source: Source, early: Early[] = []): Tr
   };
   const send = (batch: number) => {
     const sender = core;
+    queue.save();
     post(queue.body(batch)).then(({ status, retryAfter = NaN, accepted = 0, rejected = 0, retry = [] }) => {
       // The page was left since, and the batch is somebody else's.
       if (core !== sender) return;

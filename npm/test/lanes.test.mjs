@@ -307,12 +307,14 @@ test("full storage: what is kept stays, what comes is in memory, and when there 
   const tracker = page.track();
   await ready(tracker);
   tracker.track("kept");
+  await pass(3000);
   site.quota = 0;
   tracker.track("in memory");
   tracker.track("in memory");
-  site.quota = Infinity;
   await pass(3000);
+  site.quota = Infinity;
   tracker.track("kept again");
+  await settle();
   assert.deepEqual(site.stored().map((text) => text.match(/"name":"([^"]*)/)[1]), ["kept", "kept again"]);
   assert.equal(tracker.status().queued, 4);
   adds(tracker);
@@ -349,6 +351,7 @@ test("two sites on one origin keep apart", async () => {
   const trackers = ["shop", "blog"].map((username) => page.track({ username }));
   await ready(...trackers);
   for (const tracker of trackers) tracker.track("n");
+  await settle();
   trackers[0].optOut();
   assert.deepEqual(trackers.map((tracker) => tracker.status().queued), [0, 1]);
   assert.equal(Object.keys(site.storage).filter((name) => name.startsWith("tallymark/blog/")).length, 2);

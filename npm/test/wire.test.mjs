@@ -226,6 +226,7 @@ test("parts beside their whole were never sent, and those without one are all th
 test("what cannot be read is counted, forgotten, and costs nothing else", () => {
   const { batch, lane, kept, queue } = filled(2);
   queue.seal(batch, 0, 0, 0, 0, 0, 0);
+  queue.save();
   const [[, good]] = kept.texts;
   const id = () => `${lane}/${uuid(NOW)}`;
   const damaged = ["x", "{}", "null", "[]", "7", good.slice(0, -40), good.slice(1), "\0" + good, '{"batch_id":"7","events":7', '{"batch_id":null,"events":[\n]}'];
@@ -240,6 +241,7 @@ test("what cannot be read is counted, forgotten, and costs nothing else", () => 
 test("what an older version of the tracker has kept is sent as it is", () => {
   const { batch, lane, kept, queue } = filled(2);
   queue.seal(batch, 0, 0, 0, 0, 0, 0);
+  queue.save();
   const [[name, text]] = kept.texts;
   const older = text.replace("tallymark-js/0.1.0", "tallymark-js/0.0.9");
   kept.texts.set(name, older);
@@ -259,12 +261,16 @@ test("where storage takes no more, batches are in memory, whole, until it does a
   queue.save();
   assert.deepEqual([queue.all.get(batch).stored, kept.texts.size], [false, 0], "half of it must not be taken for the whole");
   queue.seal(batch, 0, 0, 0, 0, 0, 0);
+  queue.save();
   assert.deepEqual(namesIn(queue.body(batch)), [0, 1, 2]);
   assert.deepEqual(namesIn(queue.body(queue.part(batch, 1, 0, 1))), [0]);
   const second = queue.begin(NOW);
+  queue.save();
   assert.equal(queue.all.get(second).stored, false);
   kept.set = take;
-  assert.ok(queue.all.get(queue.begin(NOW)).stored);
+  const third = queue.begin(NOW);
+  queue.save();
+  assert.ok(queue.all.get(third).stored);
   queue.leave();
   assert.deepEqual([...queue.all.values()].map(({ stored }) => stored), [false, false, false]);
 });
@@ -273,6 +279,7 @@ test("a sealed batch that cannot be made into parts stays whole", () => {
   const kept = memory();
   const { queue, batch } = filled(2, kept);
   queue.seal(batch, 0, 0, 0, 0, 0, 0);
+  queue.save();
   const take = kept.set;
   kept.set = (name, text) => !text && take(name);
   assert.equal(queue.part(batch, 1, 0, 1), 0);
