@@ -438,6 +438,8 @@ impl Clock {
 /// Where ids and delays get their random bits: a counter, mixed well, whose start and key are the operating system's.
 /// It is the client's own: a thread's generator would be gone while the thread ends, and the same in processes that were
 /// forked from one. Threads share it without waiting for each other.
+// On a cache line of its own: every thread writes to it, and the state is beside it.
+#[repr(align(128))]
 pub(crate) struct Generator {
     counter: AtomicU64,
     key: u64,

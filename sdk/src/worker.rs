@@ -148,7 +148,7 @@ impl Worker {
                     }
                 }
                 command = commands.recv(), if end.is_none() => match command {
-                    Some(Command::Poll) => self.shared.state().asked = false,
+                    Some(Command::Poll) => {}
                     Some(Command::Flush { deadline, reply }) => {
                         let mark = self.shared.state().outbox.flush();
                         let deadline = Instant::from_std(deadline);
@@ -214,7 +214,10 @@ impl Worker {
     fn send_all(&self, flying: &mut JoinSet<Sent>) -> Option<Instant> {
         loop {
             let now = self.shared.clock.now();
-            let next = self.shared.state().outbox.poll(now);
+            let mut state = self.shared.state();
+            state.asked = false;
+            let next = state.outbox.poll(now);
+            drop(state);
             match next {
                 Next::Send(attempt) => {
                     let shared = Arc::clone(&self.shared);
