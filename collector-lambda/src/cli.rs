@@ -228,7 +228,7 @@ impl SiteCommand {
         let mut out = std::io::stdout();
         match self {
             Self::Add { name, origins, store_ip, file } => {
-                site::add_site(&file.sites, &name, &origins, store_ip, |keys| {
+                site::add(&file.sites, &name, &origins, store_ip, |keys| {
                     let NewKeys { secret_key, write_key } = keys;
                     writeln!(out, "username: {name}\nsecret_key: {secret_key}\nwrite_key: {write_key}")
                 })?;

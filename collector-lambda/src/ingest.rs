@@ -15,8 +15,8 @@ use tallymark::{Batch, BatchId, Event, EventId, InvalidEvent, Rejected, limits};
 /// way through the network.
 const CLOCK_TOLERANCE: u64 = 60_000;
 /// The most events that one reason in `lost` may report.
-const LOST_EVENTS: u64 = 1_000_000_000;
-const REASON_BYTES: usize = 64;
+pub(crate) const LOST_EVENTS: u64 = 1_000_000_000;
+pub(crate) const REASON_BYTES: usize = 64;
 
 /// What comes with a body, on whatever route.
 #[derive(Clone, Copy, Debug, Default)]

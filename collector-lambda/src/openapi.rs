@@ -2,6 +2,7 @@
 
 use crate::batch::LOST;
 use crate::counts::{SERIES_POINTS, TOP_KEYS};
+use crate::ingest::{LOST_EVENTS, REASON_BYTES};
 use crate::problem::*;
 use crate::routes::{IDEMPOTENCY_KEY_BYTES, limits_json};
 use axum::Json;
@@ -20,10 +21,6 @@ pub fn document() -> &'static Value {
 pub(crate) async fn answer() -> Json<&'static Value> {
     Json(document())
 }
-
-/// The bounds that `ingest` checks `lost` by; a test holds them against what is refused.
-const LOST_EVENTS: u64 = 1_000_000_000;
-const REASON_BYTES: usize = 64;
 
 /// What any key may meet.
 const KEY: &[&Kind] = &[&AUTH_REQUIRED, &AUTH_MALFORMED, &AUTH_FAILED];

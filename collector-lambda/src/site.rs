@@ -224,19 +224,9 @@ fn known_keys(site: &Site) -> Result<[KnownKey; 4], Error> {
     ])
 }
 
-/// Adds a site that stores no addresses, and returns its keys; see [`add_site`].
-pub fn add(
-    path: &Path,
-    username: &str,
-    origins: &[String],
-    show: impl FnOnce(&NewKeys) -> io::Result<()>,
-) -> Result<NewKeys, Error> {
-    add_site(path, username, origins, false, show)
-}
-
 /// Adds a site to the file, which is made if there is none, and returns its keys. They are given to `show`
 /// before the site is in the file: a site whose keys nobody has seen is of no use.
-pub fn add_site(
+pub fn add(
     path: &Path,
     username: &str,
     origins: &[String],

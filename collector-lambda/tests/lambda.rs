@@ -307,7 +307,7 @@ struct Keys {
 
 fn sites() -> (String, Keys) {
     let path = scratch("json");
-    let keys = tallymark_collector::site::add(&path, "shop", &[ORIGIN.into()], |_| Ok(())).unwrap();
+    let keys = tallymark_collector::site::add(&path, "shop", &[ORIGIN.into()], false, |_| Ok(())).unwrap();
     let json = std::fs::read_to_string(&path).unwrap();
     std::fs::remove_file(path).unwrap();
     (json, Keys { secret: keys.secret_key, write: keys.write_key })

@@ -46,7 +46,7 @@ impl Collector {
     /// With a log that says more or less.
     pub fn start_logging(level: &'static str, arguments: &[&str]) -> Self {
         let folder = Folder::new();
-        let keys = site::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()], |_| Ok(())).unwrap();
+        let keys = site::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()], false, |_| Ok(())).unwrap();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let (process, url) = spawn(&folder.0, level, &arguments);
         let http = reqwest::Client::new();

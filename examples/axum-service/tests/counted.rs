@@ -14,7 +14,7 @@ use tallymark_collector::store::{Counters, Lake, Store};
 async fn its_requests_and_its_button_are_counted() {
     let folder = std::env::temp_dir().join(format!("tallymark-axum-service-{}", std::process::id()));
     let sites = folder.join("sites.json");
-    let keys = site::add(&sites, "tea", &[], |_| Ok(())).unwrap();
+    let keys = site::add(&sites, "tea", &[], false, |_| Ok(())).unwrap();
     let embedded = Embedded::open(&folder.join("data"), Duration::from_secs(60)).unwrap();
     let store = Store::new(Lake::Directory(embedded.clone()), Counters::Sqlite(embedded));
     let collector = Arc::new(Collector { sites: Sites::from_file(&sites).unwrap(), store });
