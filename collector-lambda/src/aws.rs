@@ -21,6 +21,8 @@ const BUDGET: Duration = Duration::from_secs(4);
 const ATTEMPT: Duration = Duration::from_secs(2);
 const CONNECT: Duration = Duration::from_secs(1);
 const FIRST_CEILING: Duration = Duration::from_millis(40);
+/// The longest that a client is asked to stay away.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const LAST_CEILING: Duration = Duration::from_secs(1);
 
 /// What the SDK reports as a failed call.
@@ -51,7 +53,16 @@ impl Backoff {
 
     /// Waits before another attempt. `false` says that there is no time for one.
     pub(crate) async fn wait(&mut self) -> bool {
-        let until = Instant::now() + self.ceiling.mul_f64(rand::rng().random());
+        self.wait_at_least(Duration::ZERO).await
+    }
+
+    /// The same after a failure, and for as long as its answer asks for.
+    pub(crate) async fn wait_after<E>(&mut self, error: &CallError<E>) -> bool {
+        self.wait_at_least(asked_wait(error).unwrap_or_default()).await
+    }
+
+    async fn wait_at_least(&mut self, least: Duration) -> bool {
+        let until = Instant::now() + least.max(self.ceiling.mul_f64(rand::rng().random()));
         if until >= self.deadline {
             return false;
         }
@@ -69,7 +80,7 @@ where
 {
     loop {
         match call().await {
-            Err(error) if !is_refusal(&error) && backoff.wait().await => {}
+            Err(error) if !is_refusal(&error) && backoff.wait_after(&error).await => {}
             result => return result,
         }
     }
@@ -97,13 +108,34 @@ pub(crate) fn is_refusal<E: ProvideErrorMetadata>(error: &CallError<E>) -> bool 
     )
 }
 
+/// How long an answer asks to wait, if it does: seconds as in HTTP, or milliseconds as some AWS services say it.
+fn asked_wait<E>(error: &CallError<E>) -> Option<Duration> {
+    let headers = error.raw_response()?.headers();
+    let said = |name: &str| headers.get(name)?.trim().parse::<u64>().ok();
+    said("x-amz-retry-after").map(Duration::from_millis).or_else(|| said("retry-after").map(Duration::from_secs))
+}
+
+/// When a client should come again after this failure: as the sink says, or else by what kind of failure it is.
+pub(crate) fn come_again<E: ProvideErrorMetadata>(error: &CallError<E>) -> Duration {
+    let asked = asked_wait(error).map(|asked| asked.clamp(Duration::from_secs(1), LONGEST_WAIT));
+    asked.unwrap_or_else(|| {
+        // Somebody has to mend it. Or it has more to do than it can. Or others were at the same items.
+        Duration::from_secs(match error.code() {
+            _ if is_refusal(error) => 30,
+            Some("TransactionCanceledException" | "TransactionConflictException") => 1,
+            Some(code) if code.contains("Throttl") || code.contains("Exceeded") || code.contains("Unavailable") => 5,
+            _ => 2,
+        })
+    })
+}
+
 /// What to answer when a call to `sink` (such as "the table x") has failed for good. The name of the
 /// sink and the cause are for the log, not for whoever sent the request.
 pub(crate) fn unavailable<E>(what: &str, sink: &str, error: CallError<E>) -> Error
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
-    let after = Duration::from_secs(if is_refusal(&error) { 30 } else { 2 });
+    let after = come_again(&error);
     let code = error.code().unwrap_or("no answer");
     let cause = Error::config(format!("{sink} cannot be used ({code})")).because(error);
     Error::unavailable(format!("{what} cannot be used now"), after).because(cause)

@@ -4,7 +4,8 @@
 //! | `pk` | `sk` | what it holds |
 //! |---|---|---|
 //! | `c#USERNAME#TYPE#SHARD` | `t#KEY` | `n`, the total of a key; of the type if the key is empty |
-//! | `c#USERNAME#TYPE#SHARD` | `h#KEY#HOUR` | `n`, the same for one hour |
+//! | `c#USERNAME#TYPE#SHARD` | `d#KEY#DAY` | `h0` to `h23`, the same for each hour of one day |
+//! | `s#USERNAME#TYPE` | `s` | `shards`, over how many shards the counters of a type are spread, if over more than one |
 //! | `b#USERNAME#KEY#BATCH` | `m` | the batch's marker, by the kind of key: its `fingerprint`, `receipt`, `expires_at` |
 //!
 //! **Exactly once.** A batch is counted by a transaction that also puts its marker, on the condition that
@@ -17,39 +18,51 @@
 //! carries it through, by its figures and not by his own.
 //!
 //! **Hot keys.** Transactions that meet at an item cancel each other, and one partition takes 1,000 writes
-//! a second. So counters are spread over shards: each attempt takes one at random, and who reads adds up.
+//! a second. So the counters of a type are split as soon as that happens: over 2 shards, then 4, up to 64.
+//! Each attempt takes one at random, and who reads adds them up. The number of shards is written down
+//! before any beyond the old ones is used, and never falls, so no reader misses one.
+//!
+//! **Cost**, on demand: a batch with T types and K keys, all of one day, is one transaction of
+//! 1 + 2 (T + K) small items, which is twice as many write units, and one read unit to see that it is new.
+//! 20 events of 2 types and 5 keys: 30 write units, 1.5 an event. A count takes one read unit for each shard,
+//! and one to know them; a series one for each shard and 4 KB; `top` reads all keys of the type.
 
 use crate::Error;
 use crate::aws::{self, Backoff, CallError};
 use crate::batch::{Accepted, Prepared};
-use crate::counts::{DAY, Hours, Query};
+use crate::counts::{DAY, HOUR, Hours, Query};
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
-use aws_sdk_dynamodb::error::ProvideErrorMetadata;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
+use aws_sdk_dynamodb::operation::update_item::UpdateItemError;
 use aws_sdk_dynamodb::primitives::Blob;
-use aws_sdk_dynamodb::types::{AttributeValue, KeysAndAttributes, Put, TransactWriteItem, Update};
+use aws_sdk_dynamodb::types::{
+    AttributeValue, KeysAndAttributes, Put, ReturnValuesOnConditionCheckFailure, TransactWriteItem, Update,
+};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::error::Error as StdError;
 use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tallymark::Receipt;
 use tokio::task::JoinSet;
 
 /// How long a batch's marker is kept: longer than any client keeps a batch.
 const MARKER_LIFETIME: u64 = 30 * DAY;
-/// Over how many partitions each counter is spread. More would make reads dearer; fewer may come only
-/// after what the others hold has been moved.
-const SHARDS: u64 = 8;
+/// The most shards of a type. A reader gets as many items in one call.
+const MOST_SHARDS: u64 = 64;
 /// Items that one transaction may write, without the marker.
 const TRANSACTION_ADDS: usize = 99;
-/// Hours in sort keys have ten digits, so that their order is that of time.
-const END_OF_HOURS: u64 = 10_000_000_000;
-/// The longest counter key that fits a sort key of 1,024 bytes together with an hour.
-const KEY_BYTES: usize = 1024 - "h##".len() - 10;
+/// Days in sort keys have so many digits, so that their order is that of time.
+const DAY_DIGITS: usize = 9;
+const END_OF_DAYS: u64 = 10_u64.pow(DAY_DIGITS as u32);
+const HOURS: u64 = DAY / HOUR;
+/// The longest counter key that fits a sort key of 1,024 bytes together with a day.
+const KEY_BYTES: usize = 1024 - "d##".len() - DAY_DIGITS;
 
 type Item = HashMap<String, AttributeValue>;
 
@@ -58,6 +71,8 @@ type Item = HashMap<String, AttributeValue>;
 pub struct DynamoDb {
     client: Client,
     table: String,
+    /// How many shards there are for certain, by username and type.
+    shards: Arc<Mutex<HashMap<(String, String), u64>>>,
 }
 
 impl DynamoDb {
@@ -66,7 +81,7 @@ impl DynamoDb {
         let (retries, timeouts) = aws::limits();
         let config =
             aws_sdk_dynamodb::config::Builder::from(config).retry_config(retries).timeout_config(timeouts).build();
-        Self { client: Client::from_conf(config), table: table.into() }
+        Self { client: Client::from_conf(config), table: table.into(), shards: Arc::default() }
     }
 
     /// The receipt of a batch that was committed before. If that was cut off half-way, the rest is counted
@@ -101,10 +116,11 @@ impl DynamoDb {
         if let Some(hours) = hours {
             return Ok(self.series(query, hours).await?.into_iter().map(|(_, n)| n).sum());
         }
-        let keys = (0..SHARDS).map(|shard| item_key(counter_pk(query, shard), total_sk(&query.key)));
+        let mut backoff = Backoff::new();
+        let shards = self.shards(query, &mut backoff).await?;
+        let keys = (0..shards).map(|shard| item_key(counter_pk(query, shard), total_sk(&query.key)));
         let keys = KeysAndAttributes::builder().set_keys(Some(keys.collect())).consistent_read(true).build();
         let mut left = Some(HashMap::from([(self.table.clone(), keys.map_err(cannot_build)?)]));
-        let mut backoff = Backoff::new();
         let mut count = 0;
         while let Some(keys) = left.take() {
             let call = self.client.batch_get_item().set_request_items(Some(keys));
@@ -113,6 +129,7 @@ impl DynamoDb {
             count +=
                 answer.responses.into_iter().flat_map(HashMap::into_values).flatten().map(|item| n(&item)).sum::<u64>();
             left = answer.unprocessed_keys.filter(|keys| !keys.is_empty());
+            backoff.relax();
             if left.is_some() && !backoff.wait().await {
                 return Err(Error::unavailable("The counters are busy", Duration::from_secs(2)));
             }
@@ -122,21 +139,23 @@ impl DynamoDb {
 
     /// The counts of each hour that has any.
     pub async fn series(&self, query: &Query, hours: Hours) -> Result<Vec<(u64, u64)>, Error> {
-        let hours = hours.start.min(END_OF_HOURS)..hours.end.min(END_OF_HOURS);
+        let hours = hours.start.min(END_OF_DAYS * HOURS)..hours.end.min(END_OF_DAYS * HOURS);
         if hours.is_empty() {
             return Ok(Vec::new());
         }
-        let (first, last) = (hour_sk(&query.key, hours.start), hour_sk(&query.key, hours.end - 1));
-        let prefix = hour_prefix(&query.key);
-        let shards = self.shards(query, &first, &last).map(Rows::all);
+        let (first, last) = (day_sk(&query.key, hours.start / HOURS), day_sk(&query.key, (hours.end - 1) / HOURS));
+        let prefix = day_prefix(&query.key);
+        let shards = self.rows(query, &first, &last).await?.map(Rows::all);
         let mut series = BTreeMap::new();
         for row in at_once(shards).await?.into_iter().flatten() {
             // Keys that begin like this one may lie in between. They are longer.
-            let hour = row.sk.strip_prefix(&prefix).filter(|hour| hour.len() == 10);
-            if let Some(hour) = hour.and_then(|hour| hour.parse().ok()) {
-                *series.entry(hour).or_default() += row.n;
+            let day = row.sk.strip_prefix(&prefix).filter(|day| day.len() == DAY_DIGITS);
+            let Some(day) = day.and_then(|day| day.parse::<u64>().ok()) else { continue };
+            for (hour, n) in row.hours {
+                *series.entry(day * HOURS + hour).or_default() += n;
             }
         }
+        series.retain(|hour, _| hours.contains(hour));
         Ok(series.into_iter().collect())
     }
 
@@ -144,7 +163,7 @@ impl DynamoDb {
     /// of each shard.
     pub async fn top(&self, query: &Query, limit: u32) -> Result<Vec<(String, u64)>, Error> {
         let of_type = total_sk("");
-        let shards = self.shards(query, "t", "u").map(Rows::filled);
+        let shards = self.rows(query, "t", "u").await?.map(Rows::filled);
         let mut shards = at_once(shards).await?;
         let mut best = BTreeSet::new();
         // Each shard is in order, so a key's counts are met together.
@@ -209,9 +228,12 @@ impl DynamoDb {
         let batch = work.part(part);
         let adds = adds(&batch);
         loop {
-            let shard = rand::random_range(0..SHARDS);
-            let adds = adds.iter().map(|(place, add)| self.add(&batch.username, shard, place, add));
-            let items = std::iter::once(Ok(marker.clone())).chain(adds).collect::<Result<_, _>>()?;
+            let shards = self.known_shards(&batch.username, &adds);
+            let items = adds.iter().map(|(place, add)| {
+                let shard = rand::random_range(0..shards[place.0]);
+                self.add(&batch.username, shard, place, add)
+            });
+            let items = std::iter::once(Ok(marker.clone())).chain(items).collect::<Result<_, _>>()?;
             let Err(error) = self.client.transact_write_items().set_transact_items(Some(items)).send().await else {
                 return Ok(true);
             };
@@ -221,8 +243,17 @@ impl DynamoDb {
                 return Ok(false);
             }
             let is_final = aws::is_refusal(&error) || reasons.contains(&"ValidationError");
-            if is_final || !backoff.wait().await {
+            let crowded: BTreeSet<_> = adds
+                .keys()
+                .zip(reasons.iter().skip(1))
+                .filter(|(_, reason)| is_crowded(reason))
+                .map(|((event_type, _), _)| *event_type)
+                .collect();
+            if is_final || !backoff.wait_after(&error).await {
                 return Err(self.unavailable(error));
+            }
+            for event_type in crowded {
+                self.split(&batch.username, event_type, shards[event_type]).await;
             }
         }
     }
@@ -260,14 +291,17 @@ impl DynamoDb {
 
     fn add(&self, username: &str, shard: u64, place: &Place<'_>, add: &Add<'_>) -> Result<TransactWriteItem, Error> {
         let (event_type, sk) = place;
+        let names: Vec<_> = add.n.keys().map(|name| format!("{name} :{name}")).collect();
+        let expression = format!("ADD {}", names.join(", "));
+        let values = add.n.iter().map(|(name, n)| (format!(":{name}"), number(*n)));
         let update = Update::builder()
             .table_name(&self.table)
             .set_key(Some(item_key(pk_of(username, event_type, shard), sk.clone())))
-            .expression_attribute_values(":n", number(add.n));
+            .set_expression_attribute_values(Some(values.collect()));
         let update = match add.key {
-            None => update.update_expression("ADD n :n"),
+            None => update.update_expression(expression),
             Some(key) => update
-                .update_expression("ADD n :n SET #key = :key")
+                .update_expression(format!("{expression} SET #key = :key"))
                 .expression_attribute_names("#key", "key")
                 .expression_attribute_values(":key", AttributeValue::S(key.into())),
         };
@@ -275,15 +309,54 @@ impl DynamoDb {
     }
 
     /// The rows from one sort key to another, of each shard.
-    fn shards(&self, query: &Query, first: &str, last: &str) -> impl Iterator<Item = Rows> {
-        (0..SHARDS).map(|shard| Rows {
+    async fn rows(&self, query: &Query, first: &str, last: &str) -> Result<impl Iterator<Item = Rows>, Error> {
+        let shards = self.shards(query, &mut Backoff::new()).await?;
+        Ok((0..shards).map(move |shard| Rows {
             table: self.clone(),
             pk: counter_pk(query, shard),
             first: first.into(),
             last: last.into(),
             page: VecDeque::new(),
             next: Next::Start,
-        })
+        }))
+    }
+
+    /// Over how many shards the counters of a type are spread, now.
+    async fn shards(&self, query: &Query, backoff: &mut Backoff) -> Result<u64, Error> {
+        let call = self.client.get_item().table_name(&self.table).consistent_read(true);
+        let call = call.set_key(Some(shards_key(&query.username, &query.event_type)));
+        let answer = aws::repeat(backoff, || call.clone().send()).await.map_err(|error| self.unavailable(error))?;
+        Ok(answer.item.as_ref().map_or(1, shards))
+    }
+
+    /// The same for the types of a batch, as far as it is known here. There may be more by now.
+    fn known_shards<'a>(&self, username: &str, adds: &BTreeMap<Place<'a>, Add<'_>>) -> BTreeMap<&'a str, u64> {
+        let known = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = |event_type: &str| known.get(&(username.into(), event_type.into())).copied().unwrap_or(1);
+        adds.keys().map(|(event_type, _)| (*event_type, of(event_type))).collect()
+    }
+
+    /// Spreads the counters of a type over more shards than these, unless that has been done.
+    async fn split(&self, username: &str, event_type: &str, shards: u64) {
+        let more = (shards * 2).min(MOST_SHARDS);
+        let call = self.client.update_item().table_name(&self.table).set_key(Some(shards_key(username, event_type)));
+        let call = call.update_expression("SET shards = :more").expression_attribute_values(":more", number(more));
+        let call = call.condition_expression("attribute_not_exists(shards) OR shards < :more");
+        let call = call.return_values_on_condition_check_failure(ReturnValuesOnConditionCheckFailure::AllOld);
+        let shards = match call.send().await.map_err(SdkError::into_service_error) {
+            Ok(_) => {
+                tracing::info!(username, event_type, shards = more, "counters are spread over more shards");
+                more
+            }
+            Err(UpdateItemError::ConditionalCheckFailedException(error)) => error.item().map_or(more, self::shards),
+            // It was only to make the next attempt easier.
+            Err(error) => {
+                tracing::warn!(cause = %crate::error::chain(&error), "cannot spread counters over more shards");
+                return;
+            }
+        };
+        let mut known = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert((username.into(), event_type.into()), shards);
     }
 
     fn unavailable<E>(&self, error: CallError<E>) -> Error
@@ -386,7 +459,8 @@ type Place<'a> = (&'a str, String);
 /// What is added to an item.
 #[derive(Default)]
 struct Add<'a> {
-    n: u64,
+    /// How much to which attribute.
+    n: BTreeMap<String, u64>,
     /// The key, where the sort key has only its hash.
     key: Option<&'a str>,
 }
@@ -396,9 +470,10 @@ fn adds(batch: &Prepared) -> BTreeMap<Place<'_>, Add<'_>> {
     let mut adds = BTreeMap::<_, Add<'_>>::new();
     for (counter, n) in batch.tally() {
         let total = adds.entry((counter.event_type, total_sk(counter.key))).or_default();
-        total.n += n;
+        *total.n.entry("n".into()).or_default() += n;
         total.key = (counter.key.len() > KEY_BYTES).then_some(counter.key);
-        adds.entry((counter.event_type, hour_sk(counter.key, counter.hour))).or_default().n += n;
+        let day = adds.entry((counter.event_type, day_sk(counter.key, counter.hour / HOURS))).or_default();
+        *day.n.entry(format!("h{}", counter.hour % HOURS)).or_default() += n;
     }
     adds
 }
@@ -436,7 +511,10 @@ struct Rows {
 
 struct Row {
     sk: String,
+    /// Of a total.
     n: u64,
+    /// Of a day, by its hours.
+    hours: Vec<(u64, u64)>,
     key: Option<String>,
 }
 
@@ -496,11 +574,15 @@ impl Rows {
 impl Row {
     fn read(mut item: Item) -> Option<Self> {
         let n = n(&item);
+        let hour = |(name, value): (&String, &AttributeValue)| {
+            Some((name.strip_prefix('h')?.parse().ok()?, value.as_n().ok()?.parse().ok()?))
+        };
+        let hours = item.iter().filter_map(hour).collect();
         let mut text = |name| match item.remove(name) {
             Some(AttributeValue::S(text)) => Some(text),
             _ => None,
         };
-        Some(Self { sk: text("sk")?, n, key: text("key") })
+        Some(Self { sk: text("sk")?, n, hours, key: text("key") })
     }
 }
 
@@ -537,12 +619,12 @@ fn total_sk(key: &str) -> String {
     format!("t{}", marked(key))
 }
 
-fn hour_sk(key: &str, hour: u64) -> String {
-    format!("{}{hour:010}", hour_prefix(key))
+fn day_sk(key: &str, day: u64) -> String {
+    format!("{}{day:0DAY_DIGITS$}", day_prefix(key))
 }
 
-fn hour_prefix(key: &str) -> String {
-    format!("h{}#", marked(key))
+fn day_prefix(key: &str) -> String {
+    format!("d{}#", marked(key))
 }
 
 /// `#` and the key, or `!` and its SHA-256 if it is too long.
@@ -552,6 +634,15 @@ fn marked(key: &str) -> String {
     }
     let hash: String = Sha256::digest(key).iter().map(|byte| format!("{byte:02x}")).collect();
     format!("!{hash}")
+}
+
+fn shards_key(username: &str, event_type: &str) -> Item {
+    item_key(format!("s#{username}#{event_type}"), "s".into())
+}
+
+fn shards(item: &Item) -> u64 {
+    let shards = item.get("shards").and_then(|shards| shards.as_n().ok()?.parse().ok());
+    shards.unwrap_or(1).clamp(1, MOST_SHARDS)
 }
 
 fn item_key(pk: String, sk: String) -> Item {
@@ -572,6 +663,11 @@ fn json(value: &impl Serialize) -> Result<String, Error> {
 
 fn cannot_build(error: impl StdError + Send + Sync + 'static) -> Error {
     Error::config("a call to the table cannot be made").because(error)
+}
+
+/// Whether an item was in the way that others wrote too, so that there should be more of it.
+fn is_crowded(reason: &str) -> bool {
+    matches!(reason, "TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded")
 }
 
 fn cancellation_reasons(error: &CallError<TransactWriteItemsError>) -> Vec<&str> {

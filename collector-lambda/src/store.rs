@@ -14,8 +14,6 @@ use crate::dynamodb::DynamoDb;
 use crate::embedded::{Embedded, Keep};
 #[cfg(feature = "aws")]
 use crate::firehose::Firehose;
-#[cfg(feature = "aws")]
-use std::time::Duration;
 use tallymark::Receipt;
 
 /// Where the lines of events go.
@@ -64,10 +62,6 @@ impl Store {
                     return Ok(receipt);
                 }
                 let retry = lake.put(&batch).await?;
-                if !retry.is_empty() && retry.len() == batch.events.len() {
-                    // Nothing to count, so nothing to remember: the same batch may come again.
-                    return Err(Error::unavailable("The lake took none of the events", Duration::from_secs(1)));
-                }
                 counters.commit(Prepared { retry, ..batch }).await
             }
         }

@@ -63,6 +63,16 @@ fn wide_batch() -> Prepared {
     batch((0..500).map(|n| ("page_view", format!("https://shop.example/{n}"))))
 }
 
+/// The batch with lines so long that each is a record of its own.
+fn padded(mut batch: Prepared) -> Prepared {
+    for event in &mut batch.events {
+        event.line.pop();
+        event.line.push_str(&format!(r#","pad":"{:x<4800}"}}"#, ""));
+        assert!((4_864..5_120).contains(&event.line.len()));
+    }
+    batch
+}
+
 /// The batch as it comes again, five hours later, to a collector that knows nothing of the first time.
 fn later(batch: &Prepared) -> Prepared {
     let mut batch = Prepared { received_at: batch.received_at + 5 * HOUR, retry: Vec::new(), ..batch.clone() };
@@ -302,7 +312,7 @@ fn with_newlines(batch: &Prepared) -> Vec<String> {
 
 #[tokio::test]
 async fn only_the_record_that_failed_is_sent_again() {
-    let batch = batch([("custom", "a"), ("custom", "b"), ("custom", "c")]);
+    let batch = padded(batch([("custom", "a"), ("custom", "b"), ("custom", "c")]));
     let firehose = FakeFirehose::taking(|call, line| call > 2 || !line.contains(r#""key":"b""#)).await;
     assert_eq!(firehose.put(&batch).await.unwrap(), [] as [u32; 0]);
     let lines = with_newlines(&batch);
@@ -312,7 +322,7 @@ async fn only_the_record_that_failed_is_sent_again() {
 
 #[tokio::test]
 async fn a_record_that_always_fails_is_returned_and_its_neighbours_are_sent_once() {
-    let mut batch = batch([("custom", "a"), ("custom", "b"), ("custom", "c")]);
+    let mut batch = padded(batch([("custom", "a"), ("custom", "b"), ("custom", "c")]));
     // Indexes are those of the batch as it was sent, where others may have been rejected.
     (batch.events[0].index, batch.events[1].index, batch.events[2].index) = (1, 4, 7);
     let firehose = FakeFirehose::taking(|_, line| !line.contains(r#""key":"b""#)).await;
@@ -325,9 +335,12 @@ async fn a_record_that_always_fails_is_returned_and_its_neighbours_are_sent_once
 
 #[tokio::test]
 async fn what_a_cut_connection_leaves_open_is_not_stored() {
-    let batch = batch([("custom", "a"), ("custom", "b")]);
+    let batch = padded(batch([("custom", "a"), ("custom", "b")]));
     let firehose = FakeFirehose::start(|_, _| cut()).await;
-    assert_eq!(firehose.put(&batch).await.unwrap(), [0, 1]);
+    assert!(firehose.put(&batch).await.unwrap_err().is_unavailable());
+    let firehose =
+        FakeFirehose::start(|call, _| if call == 1 { answer(&[entry(true), entry(false)]) } else { cut() }).await;
+    assert_eq!(firehose.put(&batch).await.unwrap(), [1]);
 
     let firehose = FakeFirehose::start(|call, lines| match call {
         1 => cut(),
@@ -341,7 +354,7 @@ async fn what_a_cut_connection_leaves_open_is_not_stored() {
 
 #[tokio::test]
 async fn what_an_answer_does_not_name_is_not_stored() {
-    let batch = batch([("custom", "a"), ("custom", "b"), ("custom", "c")]);
+    let batch = padded(batch([("custom", "a"), ("custom", "b"), ("custom", "c")]));
     let firehose = FakeFirehose::start(|call, lines| match call {
         // It says that nothing failed, but has no word on the last two.
         1 => answer(&[entry(true)]),
@@ -356,7 +369,7 @@ async fn what_an_answer_does_not_name_is_not_stored() {
 
 #[tokio::test]
 async fn a_call_holds_500_records_and_4_mib() {
-    let many = batch((0..1001).map(|n| ("custom", n.to_string())));
+    let many = padded(batch((0..1001).map(|n| ("custom", n.to_string()))));
     let firehose = FakeFirehose::taking(|_, _| true).await;
     assert_eq!(firehose.put(&many).await.unwrap(), [] as [u32; 0]);
     assert_eq!(firehose.calls().iter().map(Vec::len).collect::<Vec<_>>(), [500, 500, 1]);
@@ -368,6 +381,66 @@ async fn a_call_holds_500_records_and_4_mib() {
     let firehose = FakeFirehose::taking(|_, _| true).await;
     assert_eq!(firehose.put(&big).await.unwrap(), [] as [u32; 0]);
     assert_eq!(firehose.calls().iter().map(Vec::len).collect::<Vec<_>>(), [4, 4, 1]);
+}
+
+#[tokio::test]
+async fn little_is_billed_for_nothing() {
+    // From lines of a hundred bytes to lines of many kilobytes.
+    for bytes in [100, 300, 700, 1_500, 2_400, 3_000, 6_000, 20_000] {
+        let mut batch = batch((0..100).map(|n| ("custom", n.to_string())));
+        for event in &mut batch.events {
+            event.line = format!("{:x<1$}", event.index, bytes + event.index as usize % 7);
+        }
+        let firehose = FakeFirehose::taking(|_, _| true).await;
+        assert_eq!(firehose.put(&batch).await.unwrap(), [] as [u32; 0]);
+        let records = firehose.calls().concat();
+        assert_eq!(records.concat(), with_newlines(&batch).concat());
+        let sent = records.iter().map(String::len).sum::<usize>();
+        let billed = records.iter().map(|record| record.len().next_multiple_of(5 * 1024)).sum::<usize>();
+        assert!(billed < sent + sent / 10 + 5 * 1024, "{billed} for {sent}, in {} records", records.len());
+        assert!(records.iter().all(|record| record.len() <= 60 * 1024), "a failure is not of everything");
+    }
+}
+
+#[tokio::test]
+async fn the_lines_of_a_record_that_failed_come_back_together() {
+    let mut batch = batch((0..40).map(|n| ("custom", n.to_string())));
+    for event in &mut batch.events {
+        event.line = format!("{:x<500}", format!("{}-", event.index));
+    }
+    let firehose = FakeFirehose::taking(|_, record| !record.contains("\n12-")).await;
+    // Ten lines of 501 bytes are a record.
+    assert_eq!(firehose.put(&batch).await.unwrap(), Vec::from_iter(10..20));
+    let store = Store::new(
+        Lake::Firehose(Firehose::new(&firehose.config, "lake")),
+        Counters::DynamoDb(table_of(&local::config(local::endpoint()).await).await),
+    );
+    let receipt = store.commit(batch).await.unwrap();
+    assert_eq!((receipt.accepted, receipt.retry), (30, Vec::from_iter(10..20)));
+}
+
+#[tokio::test]
+async fn the_wait_that_a_sink_asks_for_is_kept_and_passed_on() {
+    let asking = |status, code: &'static str, header: &'static str, value: &'static str| {
+        let mut response = refused(status, code, &Value::Null);
+        response.headers_mut().insert(header, value.parse().unwrap());
+        response
+    };
+    let batch = batch([("custom", "a")]);
+    for (status, code, header, value, expected, calls) in [
+        (503, "ServiceUnavailableException", "retry-after", "17", 17, 1),
+        (503, "ServiceUnavailableException", "x-amz-retry-after", "900000", 60, 1),
+        (400, "ThrottlingException", "x-other", "1", 5, 2),
+        (500, "InternalFailure", "x-other", "1", 2, 2),
+        (400, "AccessDeniedException", "x-other", "1", 30, 1),
+    ] {
+        let firehose = FakeFirehose::start(move |_, _| asking(status, code, header, value)).await;
+        let error = firehose.put(&batch).await.unwrap_err();
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(expected)), "{code}");
+        assert!(firehose.calls().len() >= calls && (calls > 1 || firehose.calls().len() == 1), "{code}");
+    }
+    let dead = FakeFirehose::taking(|_, _| false).await;
+    assert_eq!(dead.put(&batch).await.unwrap_err().retry_after(), Some(Duration::from_secs(5)));
 }
 
 #[tokio::test]
@@ -386,7 +459,7 @@ async fn a_stream_that_is_not_there_is_named_in_the_log_and_not_in_the_answer() 
 
 #[tokio::test]
 async fn what_firehose_does_not_take_is_not_counted_and_comes_back_to_the_client() {
-    let batch = batch([("custom", "a"), ("custom", "b"), ("custom", "c")]);
+    let batch = padded(batch([("custom", "a"), ("custom", "b"), ("custom", "c")]));
     let firehose = FakeFirehose::taking(|_, line| !line.contains(r#""key":"b""#)).await;
     let config = local::config(local::endpoint()).await;
     let table = table_of(&config).await;
@@ -578,11 +651,55 @@ async fn counters_that_stay_busy_are_unavailable_and_the_batch_can_come_again() 
     let batch = batch([("custom", "a")]);
     let error = table.commit(&batch).await.unwrap_err();
     assert!(error.is_unavailable());
-    assert_eq!(error.retry_after(), Some(Duration::from_secs(2)));
+    assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
     assert_eq!(table.known(&batch).await.unwrap(), None);
     proxy.fates.lock().unwrap().clear();
     assert_eq!(table.commit(&batch).await.unwrap(), batch.receipt());
     assert_eq!(total(&table, "custom", "a").await, 1);
+}
+
+#[tokio::test]
+async fn counters_that_conflict_are_split_and_every_reader_knows() {
+    let direct = local::config(local::endpoint()).await;
+    let name = local::new_table().await;
+    let reader = DynamoDb::new(&direct, &name);
+    let shards = async |event_type: &str| {
+        let key = ("pk", format!("s#shop#{event_type}"));
+        let call = aws_sdk_dynamodb::Client::new(&direct).get_item().table_name(&name);
+        let call = call.key(key.0, AttributeValue::S(key.1)).key("sk", AttributeValue::S("s".into()));
+        let item = call.send().await.unwrap().item;
+        item.map(|item| item["shards"].as_n().unwrap().clone())
+    };
+    let (config, proxy) = Proxy::start([]).await;
+    let table = DynamoDb::new(&config, &name);
+    for _ in 0..10 {
+        table.commit(&batch([("custom", "a"), ("button_click", "a")])).await.unwrap();
+    }
+    assert_eq!((shards("custom").await, shards("button_click").await), (None, None), "nobody was in the way");
+
+    // The second item of a transaction is of `button_click`: only that is split.
+    let conflicts = |n| *proxy.fates.lock().unwrap() = [Fate::Conflict].repeat(n).into();
+    conflicts(3);
+    table.commit(&batch([("custom", "a"), ("button_click", "a")])).await.unwrap();
+    assert_eq!((shards("custom").await, shards("button_click").await), (None, Some("8".into())));
+    // Who did not know learns it at the first conflict, and does not split again.
+    let other = DynamoDb::new(&config, &name);
+    conflicts(1);
+    other.commit(&batch([("button_click", "a")])).await.unwrap();
+    assert_eq!(shards("button_click").await, Some("8".into()));
+    conflicts(8);
+    other.commit(&batch([("button_click", "a")])).await.unwrap();
+    assert_eq!(shards("button_click").await, Some("64".into()), "and there it ends");
+    for _ in 0..87 {
+        table.commit(&batch([("button_click", "a")])).await.unwrap();
+        other.commit(&batch([("button_click", "a")])).await.unwrap();
+    }
+    for table in [&table, &reader] {
+        assert_eq!(total(table, "button_click", "a").await, 187);
+        assert_eq!(table.series(&of("button_click", "a"), 0..u64::MAX).await.unwrap(), [(NOW / HOUR, 187)]);
+        assert_eq!(table.top(&of("button_click", ""), 9).await.unwrap(), [("a".into(), 187)]);
+        assert_eq!(total(table, "custom", "a").await, 11);
+    }
 }
 
 #[tokio::test]
@@ -630,9 +747,9 @@ async fn keys_that_look_like_parts_of_others_are_not_mixed_up() {
     // The proxy cuts every read into small pieces.
     let (config, _) = Proxy::start([]).await;
     let table = table_of(&config).await;
-    let hour = NOW / HOUR;
+    let (hour, day) = (NOW / HOUR, NOW / HOUR / 24);
     let hash = "!".to_owned() + &"0".repeat(64);
-    let keys = ["a", "a#", &format!("a#{hour:010}"), &format!("a#{hour:010}#{hour:010}"), "#a", "!a", &hash, "t#", "ä"];
+    let keys = ["a", "a#", &format!("a#{day:09}"), &format!("a#{day:09}#{day:09}"), "#a", "!a", &hash, "t#", "ä"];
     for (n, key) in (1..).zip(keys) {
         for step in 0..n {
             let mut batch = batch([("custom", key)]);
