@@ -19,6 +19,9 @@ use tokio::time::Instant;
 const BUDGET: Duration = Duration::from_secs(4);
 /// How long one attempt may take, connecting included.
 const ATTEMPT: Duration = Duration::from_secs(2);
+/// The same where nobody waits for it.
+#[cfg(feature = "s3")]
+const PATIENT_ATTEMPT: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(1);
 const FIRST_CEILING: Duration = Duration::from_millis(40);
 /// The longest that a client is asked to stay away.
@@ -32,6 +35,13 @@ pub(crate) type CallError<E> = SdkError<E, HttpResponse>;
 pub(crate) fn limits() -> (RetryConfig, TimeoutConfig) {
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
     (RetryConfig::disabled(), timeouts)
+}
+
+/// For a command that takes its time: the SDK's own retries, and a page of a scan may take long.
+#[cfg(feature = "s3")]
+pub(crate) fn patience() -> (RetryConfig, TimeoutConfig) {
+    let timeouts = TimeoutConfig::builder().connect_timeout(ATTEMPT).operation_attempt_timeout(PATIENT_ATTEMPT).build();
+    (RetryConfig::standard().with_max_attempts(8), timeouts)
 }
 
 /// Full-jitter backoff within a time budget.

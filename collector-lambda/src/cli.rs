@@ -4,6 +4,8 @@ use crate::Error;
 use crate::embedded::Embedded;
 use crate::metrics::Metrics;
 use crate::rate::Limits;
+#[cfg(feature = "s3")]
+use crate::reconcile_aws;
 use crate::reload;
 use crate::routes::{Collector, router, router_with_files};
 use crate::server::{serve, stop_signal, with_client};
@@ -46,15 +48,12 @@ enum Command {
     /// Compare the counters with the distinct events that are stored, and name each difference. Exit status 1 if
     /// there is one that was not repaired.
     ///
-    /// What is compared is one moment; a collector may be running, unless `--repair` is given. Temporary files,
-    /// of about 100 bytes an event, go where SQLITE_TMPDIR says, or else to /var/tmp.
-    Reconcile {
-        /// Set the counters to what is stored, after naming the differences. No collector may be running.
-        #[arg(long)]
-        repair: bool,
-        #[command(flatten)]
-        store: DataDir,
-    },
+    /// With `--data-dir` what is compared is one moment; a collector may be running, unless `--repair` is given.
+    /// With `--lake` and `--counters` collectors may always be running: a counter is wrong if no state of what is
+    /// under way explains it. The whole table is read twice, and each object once.
+    ///
+    /// Temporary files, of about 100 bytes an event, go where SQLITE_TMPDIR says, or else to /var/tmp.
+    Reconcile(Reconcile),
     /// Remove old files of the lake, and compress those of past days. The counters stay.
     ///
     /// Days are days of receipt, in UTC. A collector may be running.
@@ -78,6 +77,42 @@ struct DataDir {
     /// Where the embedded store has its database and the lake its files.
     #[arg(long, value_name = "DIR")]
     data_dir: PathBuf,
+}
+
+#[derive(Debug, Args)]
+struct Reconcile {
+    /// Set the counters to what is stored, after naming the differences. With `--data-dir` no collector may be
+    /// running.
+    #[arg(long)]
+    repair: bool,
+    /// Where the embedded store has its database and the lake its files.
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The bucket that Firehose delivers to, and how the keys of its objects begin: newline-delimited JSON, plain or
+    /// gzip.
+    #[cfg(feature = "s3")]
+    #[arg(long, value_name = "s3://BUCKET/PREFIX", conflicts_with = "data_dir", requires = "counters")]
+    lake: Option<reconcile_aws::Bucket>,
+    /// Where they are counted: `dynamodb:TABLE`.
+    #[cfg(feature = "s3")]
+    #[arg(long, value_name = "dynamodb:TABLE", conflicts_with = "data_dir", requires = "lake")]
+    counters: Option<Sink>,
+    /// How long Firehose may hold what it has taken: its buffering interval, and a little. So long is waited.
+    #[cfg(feature = "s3")]
+    #[arg(long, value_name = "TIME", default_value = "15m", conflicts_with = "data_dir")]
+    delivery: humantime::Duration,
+    /// Compare only the hours from this day (UTC) on, and no totals, which are then not repaired either. For a bucket
+    /// whose old objects expire: a day after that is the earliest that is whole.
+    #[cfg(feature = "s3")]
+    #[arg(long, value_name = "YYYY-MM-DD", value_parser = day, conflicts_with = "data_dir")]
+    from: Option<u64>,
+}
+
+/// The first millisecond of a day.
+#[cfg(feature = "s3")]
+fn day(text: &str) -> Result<u64, String> {
+    let start = humantime::parse_rfc3339(&format!("{text}T00:00:00Z")).map_err(|_| "use YYYY-MM-DD")?;
+    Ok(start.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64)
 }
 
 #[derive(Debug, Args)]
@@ -208,12 +243,26 @@ impl Cli {
             Command::Serve(options) => options.run().await,
             Command::Site(command) => command.run(),
             Command::Verify { store } => none(reconcile::verify(&store.data_dir, &say)?, "things are wrong"),
-            Command::Reconcile { repair, store } => {
-                none(reconcile::reconcile(&store.data_dir, repair, &say)?, "things are not as they should be")
-            }
+            Command::Reconcile(options) => none(options.run().await?, "things are not as they should be"),
             Command::Retention { keep, compress, dry_run, store } => {
                 retention::run(&store.data_dir, &retention::Policy { keep, compress, dry_run }, &say)
             }
+        }
+    }
+}
+
+impl Reconcile {
+    async fn run(self) -> Result<u64, Error> {
+        match self {
+            Self { data_dir: Some(folder), repair, .. } => reconcile::reconcile(&folder, repair, &say),
+            #[cfg(feature = "s3")]
+            Self {
+                lake: Some(bucket), counters: Some(Sink::Named("dynamodb", table)), repair, delivery, from, ..
+            } => {
+                let options = reconcile_aws::Options { bucket, table: &table, delivery: delivery.into(), from, repair };
+                reconcile_aws::reconcile(options, &say).await
+            }
+            _ => Err(Error::config("give --data-dir DIR, or --lake s3://BUCKET/PREFIX and --counters dynamodb:TABLE")),
         }
     }
 }

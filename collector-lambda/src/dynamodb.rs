@@ -7,6 +7,7 @@
 //! | `c#USERNAME#TYPE#SHARD` | `d#KEY#DAY` | `h0` to `h23`, the same for each hour of one day |
 //! | `s#USERNAME#TYPE` | `s` | `shards`, over how many shards the counters of a type are spread, if over more than one |
 //! | `b#USERNAME#KEY#BATCH` | `m` | the batch's marker, by the kind of key: its `fingerprint`, `receipt`, `expires_at` |
+//! | `r` | `r` | which step of which repair was the last (see `reconcile_aws.rs`) |
 //!
 //! **Exactly once.** A batch is counted by a transaction that also puts its marker, on the condition that
 //! there is none. However often it is sent, and whatever becomes of the answers, the condition lets it
@@ -32,6 +33,8 @@ use crate::aws::{self, Backoff, CallError};
 use crate::batch::{Accepted, Prepared};
 use crate::counts::{DAY, HOUR, Hours, Query};
 use aws_config::SdkConfig;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::Client;
 use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_dynamodb::operation::transact_write_items::TransactWriteItemsError;
@@ -52,25 +55,25 @@ use tallymark::Receipt;
 use tokio::task::JoinSet;
 
 /// How long a batch's marker is kept: longer than any client keeps a batch.
-const MARKER_LIFETIME: u64 = 30 * DAY;
+pub(crate) const MARKER_LIFETIME: u64 = 30 * DAY;
 /// The most shards of a type. A reader gets as many items in one call.
 const MOST_SHARDS: u64 = 64;
 /// Items that one transaction may write, without the marker.
-const TRANSACTION_ADDS: usize = 99;
+pub(crate) const TRANSACTION_ADDS: usize = 99;
 /// Days in sort keys have so many digits, so that their order is that of time.
 const DAY_DIGITS: usize = 9;
 const END_OF_DAYS: u64 = 10_u64.pow(DAY_DIGITS as u32);
-const HOURS: u64 = DAY / HOUR;
+pub(crate) const HOURS: u64 = DAY / HOUR;
 /// The longest counter key that fits a sort key of 1,024 bytes together with a day.
 const KEY_BYTES: usize = 1024 - "d##".len() - DAY_DIGITS;
 
-type Item = HashMap<String, AttributeValue>;
+pub(crate) type Item = HashMap<String, AttributeValue>;
 
 /// A DynamoDB table of counters and markers.
 #[derive(Clone, Debug)]
 pub struct DynamoDb {
-    client: Client,
-    table: String,
+    pub(crate) client: Client,
+    pub(crate) table: String,
     /// How many shards there are for certain, by username and type.
     shards: Arc<Mutex<HashMap<(String, String), u64>>>,
 }
@@ -78,7 +81,16 @@ pub struct DynamoDb {
 impl DynamoDb {
     /// The table of this name.
     pub fn new(config: &SdkConfig, table: impl Into<String>) -> Self {
-        let (retries, timeouts) = aws::limits();
+        Self::with(aws::limits(), config, table)
+    }
+
+    /// The same for work that nobody waits for.
+    #[cfg(feature = "s3")]
+    pub(crate) fn patient(config: &SdkConfig, table: &str) -> Self {
+        Self::with(aws::patience(), config, table)
+    }
+
+    fn with((retries, timeouts): (RetryConfig, TimeoutConfig), config: &SdkConfig, table: impl Into<String>) -> Self {
         let config =
             aws_sdk_dynamodb::config::Builder::from(config).retry_config(retries).timeout_config(timeouts).build();
         Self { client: Client::from_conf(config), table: table.into(), shards: Arc::default() }
@@ -155,7 +167,8 @@ impl DynamoDb {
                 *series.entry(day * HOURS + hour).or_default() += n;
             }
         }
-        series.retain(|hour, _| hours.contains(hour));
+        // A repair may have left a counter of none.
+        series.retain(|hour, n| hours.contains(hour) && *n > 0);
         Ok(series.into_iter().collect())
     }
 
@@ -176,7 +189,7 @@ impl DynamoDb {
                     rows.fill().await?;
                 }
             }
-            if sk != of_type {
+            if sk != of_type && count > 0 {
                 best.insert((count, Reverse(key.unwrap_or_else(|| sk["t#".len()..].into()))));
                 if best.len() > limit as usize {
                     best.pop_first();
@@ -289,7 +302,13 @@ impl DynamoDb {
         Ok(TransactWriteItem::builder().update(update.build().map_err(cannot_build)?).build())
     }
 
-    fn add(&self, username: &str, shard: u64, place: &Place<'_>, add: &Add<'_>) -> Result<TransactWriteItem, Error> {
+    pub(crate) fn add(
+        &self,
+        username: &str,
+        shard: u64,
+        place: &Place<'_>,
+        add: &Add<'_>,
+    ) -> Result<TransactWriteItem, Error> {
         let (event_type, sk) = place;
         let names: Vec<_> = add.n.keys().map(|name| format!("{name} :{name}")).collect();
         let expression = format!("ADD {}", names.join(", "));
@@ -359,7 +378,7 @@ impl DynamoDb {
         known.insert((username.into(), event_type.into()), shards);
     }
 
-    fn unavailable<E>(&self, error: CallError<E>) -> Error
+    pub(crate) fn unavailable<E>(&self, error: CallError<E>) -> Error
     where
         E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
     {
@@ -378,7 +397,7 @@ struct Work {
 
 /// What others need to count the rest of a batch just like the first.
 #[derive(Serialize, Deserialize)]
-struct Plan {
+pub(crate) struct Plan {
     ends: Vec<u32>,
     /// The hour of each counted event, in order, with how many in a row are of the same.
     hours: Vec<(u64, u32)>,
@@ -454,15 +473,15 @@ fn cut(batch: &Prepared) -> Vec<u32> {
 }
 
 /// Which item of a shard: event type and sort key.
-type Place<'a> = (&'a str, String);
+pub(crate) type Place<'a> = (&'a str, String);
 
 /// What is added to an item.
 #[derive(Default)]
-struct Add<'a> {
+pub(crate) struct Add<'a> {
     /// How much to which attribute.
-    n: BTreeMap<String, u64>,
+    pub(crate) n: BTreeMap<String, i64>,
     /// The key, where the sort key has only its hash.
-    key: Option<&'a str>,
+    pub(crate) key: Option<&'a str>,
 }
 
 /// What a batch adds to which items, each once.
@@ -470,24 +489,24 @@ fn adds(batch: &Prepared) -> BTreeMap<Place<'_>, Add<'_>> {
     let mut adds = BTreeMap::<_, Add<'_>>::new();
     for (counter, n) in batch.tally() {
         let total = adds.entry((counter.event_type, total_sk(counter.key))).or_default();
-        *total.n.entry("n".into()).or_default() += n;
+        *total.n.entry("n".into()).or_default() += n as i64;
         total.key = (counter.key.len() > KEY_BYTES).then_some(counter.key);
         let day = adds.entry((counter.event_type, day_sk(counter.key, counter.hour / HOURS))).or_default();
-        *day.n.entry(format!("h{}", counter.hour % HOURS)).or_default() += n;
+        *day.n.entry(format!("h{}", counter.hour % HOURS)).or_default() += n as i64;
     }
     adds
 }
 
 /// The marker of a batch, as it was found.
-struct Marker {
-    receipt: Receipt,
+pub(crate) struct Marker {
+    pub(crate) receipt: Receipt,
     by: String,
     /// The plan and the first part that is not counted yet.
-    open: Option<(Plan, usize)>,
+    pub(crate) open: Option<(Plan, usize)>,
 }
 
 impl Marker {
-    fn read(item: &Item) -> Result<Self, Error> {
+    pub(crate) fn read(item: &Item) -> Result<Self, Error> {
         let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok());
         let broken = |error| Error::config("the marker of a batch cannot be read").because(error);
         let receipt = text("receipt").map_or("", String::as_str);
@@ -616,11 +635,19 @@ fn pk_of(username: &str, event_type: &str, shard: u64) -> String {
 }
 
 fn total_sk(key: &str) -> String {
-    format!("t{}", marked(key))
+    total_of(&marked(key))
+}
+
+pub(crate) fn total_of(marked: &str) -> String {
+    format!("t{marked}")
 }
 
 fn day_sk(key: &str, day: u64) -> String {
-    format!("{}{day:0DAY_DIGITS$}", day_prefix(key))
+    day_of(&marked(key), day)
+}
+
+pub(crate) fn day_of(marked: &str, day: u64) -> String {
+    format!("d{marked}#{day:0DAY_DIGITS$}")
 }
 
 fn day_prefix(key: &str) -> String {
@@ -628,7 +655,7 @@ fn day_prefix(key: &str) -> String {
 }
 
 /// `#` and the key, or `!` and its SHA-256 if it is too long.
-fn marked(key: &str) -> String {
+pub(crate) fn marked(key: &str) -> String {
     if key.len() <= KEY_BYTES {
         return format!("#{key}");
     }
@@ -645,11 +672,11 @@ fn shards(item: &Item) -> u64 {
     shards.unwrap_or(1).clamp(1, MOST_SHARDS)
 }
 
-fn item_key(pk: String, sk: String) -> Item {
+pub(crate) fn item_key(pk: String, sk: String) -> Item {
     Item::from([("pk".into(), AttributeValue::S(pk)), ("sk".into(), AttributeValue::S(sk))])
 }
 
-fn number(n: u64) -> AttributeValue {
+pub(crate) fn number(n: impl ToString) -> AttributeValue {
     AttributeValue::N(n.to_string())
 }
 
@@ -661,7 +688,7 @@ fn json(value: &impl Serialize) -> Result<String, Error> {
     serde_json::to_string(value).map_err(|error| Error::config("a marker cannot be written").because(error))
 }
 
-fn cannot_build(error: impl StdError + Send + Sync + 'static) -> Error {
+pub(crate) fn cannot_build(error: impl StdError + Send + Sync + 'static) -> Error {
     Error::config("a call to the table cannot be made").because(error)
 }
 
@@ -670,7 +697,7 @@ fn is_crowded(reason: &str) -> bool {
     matches!(reason, "TransactionConflict" | "ThrottlingError" | "ProvisionedThroughputExceeded")
 }
 
-fn cancellation_reasons(error: &CallError<TransactWriteItemsError>) -> Vec<&str> {
+pub(crate) fn cancellation_reasons(error: &CallError<TransactWriteItemsError>) -> Vec<&str> {
     match error.as_service_error() {
         Some(TransactWriteItemsError::TransactionCanceledException(cancelled)) => {
             cancelled.cancellation_reasons().iter().map(|reason| reason.code().unwrap_or_default()).collect()

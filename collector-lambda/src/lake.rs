@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
 /// More than any line has, so that a file that is none of ours does not fill the memory.
-const LINE_BYTES: u64 = 1024 * 1024;
+pub(crate) const LINE_BYTES: u64 = 1024 * 1024;
 
 /// Moves all lines that are held now into sealed files.
 pub(crate) fn roll(jobs: &mpsc::Sender<Job>, db: &Connection, raw: &Path) -> Result<(), Error> {

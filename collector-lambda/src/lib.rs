@@ -15,6 +15,8 @@ pub mod batch;
 #[cfg(feature = "server")]
 pub mod cli;
 pub mod client;
+#[cfg(feature = "server")]
+mod compare;
 pub mod counts;
 mod docs;
 #[cfg(feature = "server")]
@@ -39,6 +41,8 @@ pub mod problem;
 pub mod rate;
 #[cfg(feature = "server")]
 mod reconcile;
+#[cfg(feature = "s3")]
+mod reconcile_aws;
 #[cfg(feature = "server")]
 mod reload;
 mod request;

@@ -1,15 +1,14 @@
 //! `verify` and `reconcile`: whether a data directory is sound, and whether its counters are what is stored.
 //!
 //! Files are read line by line, and what has been seen is kept in temporary tables on disk, so that memory does
-//! not grow with the lake (see `TABLES`). What is compared is one moment, though a collector may be running: a snapshot of the
+//! not grow with the lake. What is compared is one moment, though a collector may be running: a snapshot of the
 //! database, and the files that were sealed when it was made. Files are then only added, since no two of these
 //! commands and [`crate::retention`] work on a data directory at once.
 
+use crate::compare::{self, Line, failed};
 use crate::counts::HOUR;
 use crate::{Error, embedded, lake};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
-use serde::Deserialize;
-use std::borrow::Cow;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,40 +17,20 @@ use tallymark::EventId;
 /// How often a snapshot is tried while files are being sealed.
 const TRIES: usize = 20;
 
-/// Beyond 64 MiB of them the temporary tables are on disk.
 const TABLES: &str = "
-    PRAGMA temp_store = FILE;
-    PRAGMA temp.cache_size = -65536;
     CREATE TEMP TABLE files (id INTEGER PRIMARY KEY, path TEXT NOT NULL, name TEXT);
     CREATE TEMP TABLE seen (
         username TEXT NOT NULL, event_id BLOB NOT NULL, file INTEGER, PRIMARY KEY (username, event_id)
-    ) WITHOUT ROWID;
-    CREATE TEMP TABLE stored (
-        username TEXT NOT NULL, event_type TEXT NOT NULL, key TEXT NOT NULL, hour INTEGER NOT NULL,
-        count INTEGER NOT NULL,
-        PRIMARY KEY (username, event_type, key, hour)
     ) WITHOUT ROWID;
 ";
 
 /// What is stored, besides what was read: what has been removed by age, and what clients say they have lost,
 /// which is in no line, so that of this only the sums can be wrong.
 const UNREAD: &str = "
-    INSERT INTO stored SELECT * FROM main.pruned WHERE true
+    INSERT INTO stored (username, event_type, key, hour, count) SELECT * FROM main.pruned WHERE true
         ON CONFLICT DO UPDATE SET count = count + excluded.count;
-    INSERT INTO stored SELECT * FROM main.hours WHERE event_type = 'lost' AND key <> '';
-";
-
-/// Every counter that is not what it should be; an hour of NULL is the total of all.
-const DIFFERENCES: &str = "
-    CREATE TEMP TABLE differences AS
-    SELECT username, event_type, key, hour, sum(counted) AS counted, sum(stored) AS stored FROM (
-        SELECT username, event_type, key, hour, count AS counted, 0 AS stored FROM main.hours
-        UNION ALL SELECT username, event_type, key, NULL, count, 0 FROM main.totals
-        UNION ALL SELECT username, event_type, key, hour, 0, count FROM stored
-        UNION ALL SELECT username, event_type, '', hour, 0, count FROM stored
-        UNION ALL SELECT username, event_type, key, NULL, 0, count FROM stored
-        UNION ALL SELECT username, event_type, '', NULL, 0, count FROM stored
-    ) GROUP BY username, event_type, key, hour HAVING sum(counted) <> sum(stored);
+    INSERT INTO stored (username, event_type, key, hour, count)
+        SELECT * FROM main.hours WHERE event_type = 'lost' AND key <> '';
 ";
 
 const REPAIR: &str = "
@@ -121,21 +100,9 @@ pub(crate) fn reconcile(folder: &Path, repair: bool, say: &dyn Fn(&str)) -> Resu
     census.read_files(SEALED, &mut wrong, false)?;
     census.read_held(&mut wrong)?;
     let events = census.count("seen")?;
-    transaction.execute_batch(UNREAD).and_then(|()| transaction.execute_batch(DIFFERENCES)).map_err(failed)?;
-    let mut found = 0;
-    let mut differences = transaction
-        .prepare(
-            "SELECT username, event_type, key, strftime('%Y-%m-%dT%H:00Z', hour * 3600, 'unixepoch'), counted, stored
-             FROM differences",
-        )
-        .map_err(failed)?;
-    let mut rows = differences.query([]).map_err(failed)?;
-    while let Some(row) = rows.next().map_err(failed)? {
-        found += 1;
-        say(&difference(row).map_err(failed)?);
-    }
-    drop(rows);
-    drop(differences);
+    transaction.execute_batch(UNREAD).map_err(failed)?;
+    compare::compare(&transaction)?;
+    let found = compare::say_differences(&transaction, say)?;
     let pruned = transaction
         .query_row("SELECT coalesce(sum(count), 0) FROM main.pruned", [], |row| row.get::<_, u64>(0))
         .map_err(failed)?;
@@ -152,15 +119,6 @@ pub(crate) fn reconcile(folder: &Path, repair: bool, say: &dyn Fn(&str)) -> Resu
     transaction.execute_batch(REPAIR).and_then(|()| transaction.commit()).map_err(failed)?;
     say("repaired");
     Ok(0)
-}
-
-fn difference(row: &Row<'_>) -> rusqlite::Result<String> {
-    let (username, event_type, key): (String, String, String) = (row.get(0)?, row.get(1)?, row.get(2)?);
-    let hour: Option<String> = row.get(3)?;
-    let key = if key.is_empty() { "all keys".into() } else { format!("{key:?}") };
-    let hour = hour.map_or("in total".into(), |hour| format!("in the hour {hour}"));
-    let (counted, stored): (i64, i64) = (row.get(4)?, row.get(5)?);
-    Ok(format!("{username} {event_type} {key} {hour}: counted {counted}, stored {stored}"))
 }
 
 /// All files whose lines are stored, each once.
@@ -183,7 +141,7 @@ impl Census {
             File::create(folder.join("maintenance.lock")).map_err(|error| cannot("cannot write in").because(error))?;
         lock.try_lock()
             .map_err(|error| cannot("another verify, reconcile or retention is working on").because(error))?;
-        db.execute_batch(TABLES).map_err(failed)?;
+        db.execute_batch(compare::TABLES).and_then(|()| db.execute_batch(TABLES)).map_err(failed)?;
         Ok(Self { db, raw: folder.join("raw"), _lock: lock })
     }
 
@@ -290,15 +248,9 @@ impl Census {
 
     /// Counts a line, unless its event was counted before.
     fn take(&self, file: Option<i64>, path: Option<&str>, line: &[u8]) -> Result<Taken, Error> {
-        let line: Line<'_> = match serde_json::from_slice(line) {
+        let line = match Line::read(line) {
             Ok(line) => line,
-            Err(error) => return Ok(Taken::Unreadable(error.to_string())),
-        };
-        let Some(event_id) = EventId::parse(&line.event_id) else {
-            return Ok(Taken::Unreadable("its event_id is no UUID".into()));
-        };
-        let Some(key) = line.key() else {
-            return Ok(Taken::Unreadable("nothing to count it by".into()));
+            Err(why) => return Ok(Taken::Unreadable(why)),
         };
         let place = format!("username={}/event_type={}/", line.username, line.event_type);
         if path.is_some_and(|path| !path.starts_with(&place)) {
@@ -307,14 +259,17 @@ impl Census {
         let fresh = self
             .db
             .prepare_cached("INSERT INTO seen VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
-            .and_then(|mut insert| insert.execute(params![line.username, event_id.uuid().as_bytes(), file]))
+            .and_then(|mut insert| insert.execute(params![line.username, line.event_id.uuid().as_bytes(), file]))
             .map_err(failed)?;
         if fresh == 0 {
-            return Ok(Taken::Twice((line.username.into_owned(), event_id)));
+            return Ok(Taken::Twice((line.username.into_owned(), line.event_id)));
         }
         self.db
-            .prepare_cached("INSERT INTO stored VALUES (?, ?, ?, ?, 1) ON CONFLICT DO UPDATE SET count = count + 1")
-            .and_then(|mut add| add.execute(params![line.username, line.event_type, key, line.occurred_at / HOUR]))
+            .prepare_cached(
+                "INSERT INTO stored (username, event_type, key, hour, count) VALUES (?, ?, ?, ?, 1)
+                 ON CONFLICT DO UPDATE SET count = count + 1",
+            )
+            .and_then(|mut add| add.execute(params![line.username, line.event_type, line.key, line.occurred_at / HOUR]))
             .map_err(failed)?;
         Ok(Taken::Fresh)
     }
@@ -329,36 +284,6 @@ enum Taken {
     Fresh,
     Twice((String, EventId)),
     Unreadable(String),
-}
-
-/// What a line is counted by.
-#[derive(Deserialize)]
-struct Line<'a> {
-    #[serde(borrow)]
-    event_id: Cow<'a, str>,
-    #[serde(borrow)]
-    username: Cow<'a, str>,
-    #[serde(borrow)]
-    event_type: Cow<'a, str>,
-    occurred_at: u64,
-    url: Option<String>,
-    button_id: Option<String>,
-    name: Option<String>,
-}
-
-impl Line<'_> {
-    fn key(&self) -> Option<&str> {
-        match &*self.event_type {
-            "page_view" => self.url.as_deref(),
-            "button_click" => self.button_id.as_deref(),
-            "custom" => self.name.as_deref(),
-            _ => None,
-        }
-    }
-}
-
-pub(crate) fn failed(error: rusqlite::Error) -> Error {
-    Error::config("the database cannot be used").because(error)
 }
 
 fn unwalkable(error: io::Error) -> Error {

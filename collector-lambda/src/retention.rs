@@ -4,8 +4,9 @@
 //! that `reconcile` stays exact and a removal that is cut off is carried through the next time. A file is
 //! compressed beside itself and is removed only once that is on disk under its name.
 
+use crate::compare::failed;
 use crate::counts::DAY;
-use crate::reconcile::{Census, failed};
+use crate::reconcile::Census;
 use crate::{Error, lake};
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -111,7 +112,7 @@ fn remove(census: &Census, day: &str, dry_run: bool, say: &dyn Fn(&str)) -> Resu
     let transaction = Transaction::new_unchecked(&census.db, TransactionBehavior::Immediate).map_err(failed)?;
     transaction
         .execute_batch(
-            "INSERT INTO main.pruned SELECT * FROM stored WHERE true
+            "INSERT INTO main.pruned SELECT username, event_type, key, hour, count FROM stored WHERE true
                  ON CONFLICT DO UPDATE SET count = count + excluded.count;
              INSERT INTO main.pruning SELECT name FROM chosen;",
         )
