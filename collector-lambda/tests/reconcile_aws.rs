@@ -17,7 +17,6 @@ use serde_json::json;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io::Write;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use tallymark::{BatchId, EventId};
 use tallymark_collector::batch::{Accepted, Fingerprint, Prepared};
@@ -211,6 +210,12 @@ impl Site {
     }
 }
 
+/// The day so many days ago, as people write it.
+fn day(days: u64) -> String {
+    let at = std::time::UNIX_EPOCH + std::time::Duration::from_millis(days_ago(days));
+    humantime::format_rfc3339_seconds(at).to_string()[..10].to_owned()
+}
+
 fn day_sk(key: &str, at: u64) -> String {
     format!("d{key}#{:09}", at / DAY)
 }
@@ -331,10 +336,7 @@ async fn each_kind_of_damage_is_named_and_repaired() {
 
     let said = site.not_content(&[]).await;
     let lines: Vec<_> = said.lines().collect();
-    let day = |days| {
-        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_millis(days_ago(days)))
-    };
-    let hour = |days: u64, hour: u64| format!("{}T{hour}:00Z", &day(days).to_string()[..10]);
+    let hour = |days: u64, hour: u64| format!("{}T{hour}:00Z", day(days));
     let mut expected = vec![
         "shop custom \"a\" in total: counted 12, stored 5".into(),
         "shop custom \"b\" in total: counted 2, stored 3".into(),
@@ -438,8 +440,6 @@ async fn what_is_older_than_any_marker_must_be_counted() {
     assert!(said.contains("shop custom \"a\" in total: counted 3, stored 5\n"), "{said}");
     site.content(&["--repair"]).await;
     site.assert_right(5, 0).await;
-    let days = (now() - days_ago(39)) / DAY + 1;
-    assert!(days >= 39, "{days}");
 }
 
 #[tokio::test]
@@ -450,11 +450,6 @@ async fn only_hours_from_a_day_on_are_compared_where_older_objects_have_expired(
     site.commit(custom("a", 3, days_ago(2))).await;
     site.delete(&expired[0]).await;
     site.not_content(&[]).await;
-    let day = |days| {
-        humantime::format_rfc3339_seconds(std::time::UNIX_EPOCH + std::time::Duration::from_millis(days_ago(days)))
-            .to_string()[..10]
-            .to_owned()
-    };
     let said = site.content(&["--from", &day(8)]).await;
     assert_eq!(said, "3 events stored, 0 of them perhaps not counted: 0 counters differ\n");
     site.add("c#shop#custom#0", &day_sk("#a", days_ago(2)), "h12", 1).await;
@@ -478,7 +473,7 @@ async fn what_cannot_be_read_is_named_and_keeps_the_counters_as_they_are() {
             "line 4: missing field `event_id` at line 1 column 2, and 1 more lines",
         ),
         (text(&known).replace("batch_id", "batch").into_bytes(), "line 1: it does not say in which batch"),
-        (gzip(&text(&known))[..40].to_vec(), "corrupt deflate stream"),
+        (gzip(&text(&known))[..40].to_vec(), "corrupt gzip stream"),
         (vec![b'x'; 3 << 20], "line 1 is too long"),
         (gzip(&"x".repeat(3 << 20)), "line 1 is too long"),
     ];
@@ -532,17 +527,15 @@ async fn a_repair_is_made_once() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_named_while_events_come_in() {
-    const ROUNDS: usize = 6;
     let site = Arc::new(Site::new().await);
-    let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
-    let senders: Vec<_> = (0..4)
+    let senders: Vec<_> = (0..3)
         .map(|_| {
-            let (site, stop, sent) = (Arc::clone(&site), Arc::clone(&stop), Arc::clone(&sent));
+            let site = Arc::clone(&site);
             tokio::spawn(async move {
-                let counters = || Counters::DynamoDb(site.counters());
-                let store = Store::new(Lake::Firehose(Firehose::new(&site.config, &site.stream)), counters());
+                let lake = Lake::Firehose(Firehose::new(&site.config, &site.stream));
+                let store = Store::new(lake, Counters::DynamoDb(site.counters()));
                 let mut before = None;
-                while !stop.load(Ordering::Relaxed) {
+                for _ in 0..30 {
                     let events = rand::random::<u64>() % 60;
                     let batch = batch(now(), (0..events).map(|n| ("custom", format!("n{}", n % 30), days_ago(n % 4))));
                     match rand::random::<u32>() % 8 {
@@ -550,26 +543,21 @@ async fn nothing_is_named_while_events_come_in() {
                         0 => site.store(&batch).await,
                         // It comes again.
                         1 => drop(store.commit(before.clone().unwrap_or_else(|| batch.clone())).await),
-                        // The answer says that it could not be counted now; that is for the client to try again.
+                        // The answer may say that it cannot be counted now; that is for the client to try again.
                         _ => drop(store.commit(batch.clone()).await),
                     }
                     before = Some(batch);
-                    sent.fetch_add(1, Ordering::Relaxed);
                 }
             })
         })
         .collect();
-    for _ in 0..ROUNDS {
-        let before = sent.load(Ordering::Relaxed);
+    // A repair does not harm what comes in.
+    site.add("c#shop#custom#0", "t#n1", "n", 1_000_000).await;
+    assert!(site.content(&["--repair"]).await.ends_with(": 1 counters differ\nrepaired\n"));
+    while !senders.iter().all(tokio::task::JoinHandle::is_finished) {
         let said = site.content(&[]).await;
         assert!(said.ends_with(": 0 counters differ\n"), "{said}");
-        assert!(sent.load(Ordering::Relaxed) > before, "nothing came in");
     }
-    // A repair does not harm what comes in, either.
-    site.add("c#shop#custom#0", "t#n1", "n", 1_000_000).await;
-    assert!(site.content(&["--repair"]).await.ends_with("\nrepaired\n"));
-    site.content(&[]).await;
-    stop.store(true, Ordering::Relaxed);
     for sender in senders {
         sender.await.unwrap();
     }

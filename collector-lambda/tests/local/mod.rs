@@ -1,4 +1,5 @@
 //! Local AWS for one test binary: `ministack` on a free port, and what is needed in it.
+#![allow(dead_code, reason = "each test binary uses a part of this")]
 
 use aws_config::{BehaviorVersion, Region, SdkConfig};
 use aws_sdk_dynamodb::config::Credentials;
@@ -98,7 +99,10 @@ pub(crate) async fn new_table() -> String {
 /// A new delivery stream into a bucket of the same name, and that name.
 pub(crate) async fn new_stream() -> String {
     let name = format!("lake-{:016x}", rand::random::<u64>());
-    let made = reqwest::Client::new().put(format!("{}/{name}", endpoint())).send().await.unwrap();
+    let place = format!(
+        "<CreateBucketConfiguration><LocationConstraint>{REGION}</LocationConstraint></CreateBucketConfiguration>"
+    );
+    let made = reqwest::Client::new().put(format!("{}/{name}", endpoint())).body(place).send().await.unwrap();
     assert!(made.status().is_success(), "{made:?}");
     let bucket = ExtendedS3DestinationConfiguration::builder()
         .bucket_arn(format!("arn:aws:s3:::{name}"))
