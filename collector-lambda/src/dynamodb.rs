@@ -676,7 +676,7 @@ pub(crate) fn item_key(pk: String, sk: String) -> Item {
     Item::from([("pk".into(), AttributeValue::S(pk)), ("sk".into(), AttributeValue::S(sk))])
 }
 
-pub(crate) fn number(n: impl ToString) -> AttributeValue {
+pub(crate) fn number(n: impl Copy + ToString) -> AttributeValue {
     AttributeValue::N(n.to_string())
 }
 
