@@ -406,7 +406,8 @@ impl Census {
     /// Brings each counter that was named to the nearest number that would be right.
     ///
     /// That is by adding, so it does not matter what collectors add meanwhile. An event without a marker is never added:
-    /// its client may still come back with the batch, which is then counted.
+    /// its client may still come back with the batch, which is then counted. So what is left wrong is at most what was
+    /// under way, and the next run names it once that is decided.
     async fn repair(&self, table: &DynamoDb, mut turn: Turn) -> Result<(), Error> {
         self.db.execute_batch(ADDS).map_err(failed)?;
         let mut adds = self
