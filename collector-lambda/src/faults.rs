@@ -28,6 +28,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 use std::str::FromStr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -266,6 +267,17 @@ impl Report {
     }
 }
 
+impl AddAssign for Report {
+    fn add_assign(&mut self, other: Self) {
+        let Self { calls, injected, refused } = self;
+        for (sums, counts) in [(calls, other.calls), (injected, other.injected), (refused, other.refused)] {
+            for (name, n) in counts {
+                *sums.entry(name).or_default() += n;
+            }
+        }
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{} calls, {} faults", self.total(), self.faults())?;
@@ -326,9 +338,10 @@ impl Proxy {
         format!("http://{}", self.address)
     }
 
-    /// Follows another plan from here on. Calls are counted from the start again.
-    pub fn follow(&self, plan: Plan) {
-        *self.state.progress() = Progress { plan, report: Report::default() };
+    /// Follows another plan from here on, and says what has happened under the last. Calls are counted from the
+    /// start again.
+    pub fn follow(&self, plan: Plan) -> Report {
+        std::mem::replace(&mut *self.state.progress(), Progress { plan, report: Report::default() }).report
     }
 
     /// What has happened under this plan.
