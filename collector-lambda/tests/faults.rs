@@ -13,14 +13,16 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Instant;
 use support::Collector;
 use tallymark::{BatchId, EventId, Receipt};
+use tallymark_collector::Error;
 use tallymark_collector::batch::Prepared;
 use tallymark_collector::counts::{HOUR, Query};
 use tallymark_collector::dynamodb::DynamoDb;
@@ -31,12 +33,16 @@ use tallymark_collector::site::{Key, Site};
 use tallymark_collector::store::{Counters, Lake, Store};
 use tokio::task::JoinSet;
 
-/// 2026-01-01 00:00 UTC.
-const NOW: u64 = 1_767_225_600_000;
 const RUNS: u64 = 1_000;
 /// Random runs at a time. What takes long in them is waiting.
-const WORKERS: u64 = 8;
+const WORKERS: u64 = 16;
 const TYPES: [(&str, &str); 3] = [("page_view", "url"), ("button_click", "button_id"), ("custom", "name")];
+
+/// The start of this hour. Not a fixed time: the table forgets what is too old by the clock.
+fn now() -> u64 {
+    static NOW: OnceLock<u64> = OnceLock::new();
+    *NOW.get_or_init(|| support::now() / HOUR * HOUR)
+}
 
 // ---- what a client sends ----
 
@@ -58,7 +64,7 @@ impl Made {
         key: &str,
         occurred_at: Option<u64>,
     ) -> Self {
-        let id = EventId::new(NOW, &mut || random.random()).to_string();
+        let id = EventId::new(now(), &mut || random.random()).to_string();
         let mut json = json!({"event_id": id, "event_type": event_type, field: key});
         if let Some(time) = occurred_at {
             json["occurred_at"] = time.into();
@@ -85,14 +91,16 @@ struct Sent {
     body: String,
     events: Vec<Made>,
     lost: BTreeMap<String, u64>,
+    /// How much longer its lines are made than any client may.
+    padding: usize,
 }
 
 impl Sent {
     fn new(random: &mut StdRng, events: Vec<Made>, lost: BTreeMap<String, u64>) -> Self {
-        let batch_id = BatchId::new(NOW, &mut || random.random());
+        let batch_id = BatchId::new(now(), &mut || random.random());
         let all: Vec<_> = events.iter().map(|event| &event.json).collect();
         let body = json!({"batch_id": batch_id, "sdk": "test/1", "lost": lost, "events": all}).to_string();
-        Self { batch_id, body, events, lost }
+        Self { batch_id, body, events, lost, padding: 0 }
     }
 
     /// Of 1 to 60 events.
@@ -106,7 +114,7 @@ impl Sent {
                 "page_view" => format!("https://shop.example/{n}"),
                 _ => format!("key {n}"),
             };
-            let occurred_at = random.random_bool(0.9).then(|| NOW - random.random_range(0..50 * HOUR));
+            let occurred_at = random.random_bool(0.9).then(|| now() - random.random_range(0..50 * HOUR));
             let event = Made::new(random, kind, &key, occurred_at);
             if random.random_bool(0.1) { event.spoiled(random) } else { event }
         });
@@ -118,7 +126,7 @@ impl Sent {
     /// Of so many keys.
     fn wide(random: &mut StdRng, keys: usize) -> Self {
         let key = |n| format!("https://shop.example/{n}");
-        let events = (0..keys).map(|n| Made::new(random, TYPES[0], &key(n), Some(NOW - n as u64 % 3 * HOUR)));
+        let events = (0..keys).map(|n| Made::new(random, TYPES[0], &key(n), Some(now() - n as u64 % 3 * HOUR)));
         let mut events: Vec<_> = events.collect();
         for event in [3, 50] {
             events[event] = events[event].clone().spoiled(random);
@@ -137,13 +145,19 @@ impl Sent {
             store_ip: false,
         };
         let arrival = Arrival { received_at, ..Arrival::default() };
-        prepare_batch(&site, Key::Secret, self.body.as_bytes(), arrival).ok().unwrap()
+        let mut batch = prepare_batch(&site, Key::Secret, self.body.as_bytes(), arrival).ok().unwrap();
+        for event in batch.events.iter_mut().filter(|_| self.padding > 0) {
+            event.line.truncate(event.line.len() - 1);
+            event.line.push_str(&format!(",\"padding\":\"{:x<1$}\"}}", "", self.padding));
+        }
+        batch
     }
 }
 
 /// What one client has been told, which is what must be counted.
 #[derive(Default)]
 struct Ledger {
+    username: String,
     /// By event type and key, by hour.
     counts: BTreeMap<(&'static str, String), BTreeMap<u64, u64>>,
     stored: BTreeSet<String>,
@@ -152,6 +166,10 @@ struct Ledger {
 }
 
 impl Ledger {
+    fn of(username: &str) -> Self {
+        Self { username: username.into(), ..Self::default() }
+    }
+
     /// Enters the receipt of a batch. Returns the events to send again.
     fn enter(&mut self, sent: &Sent, receipt: &Receipt) -> Vec<Made> {
         let rejected: Vec<_> = receipt.rejected.iter().map(|rejected| rejected.index as usize).collect();
@@ -182,32 +200,60 @@ impl Ledger {
         *self.counts.entry((event_type, key.into())).or_default().entry(hour).or_default() += n;
     }
 
-    /// Asserts that all this is counted and nothing else is: each key, and each hour of all keys together, and of
-    /// so many keys.
-    async fn assert_counted(&self, place: &Place, username: &str, keys: usize) {
-        let store = place.direct();
-        let all = 0..u64::MAX;
+    /// Asserts that whoever asks is told all this and nothing else: each key, the hours of all keys together, and those
+    /// of a few.
+    async fn assert_answered(&self, place: &Place) {
+        let (store, username) = (place.direct(), &self.username);
         for event_type in TYPES.map(|(event_type, _)| event_type).into_iter().chain(["lost"]) {
-            let query = |key: &str| Query { username: username.into(), event_type: event_type.into(), key: key.into() };
+            let query =
+                |key: &str| Query { username: username.clone(), event_type: event_type.into(), key: key.into() };
             let of_type: Vec<_> = self.counts.iter().filter(|((of, _), _)| *of == event_type).collect();
             let by_key: BTreeMap<_, u64> =
                 of_type.iter().map(|((_, key), hours)| (key.clone(), hours.values().sum())).collect();
-            let top = store.top(query(""), 1_000).await.unwrap();
+            let top = patiently(|| store.top(query(""), 1_000)).await;
             assert_eq!(top.into_iter().collect::<BTreeMap<_, _>>(), by_key, "keys of {event_type} of {username}");
             let mut by_hour = BTreeMap::<u64, u64>::new();
             for (hour, n) in of_type.iter().flat_map(|(_, hours)| hours.iter()) {
                 *by_hour.entry(*hour).or_default() += n;
             }
-            let total = store.count(query(""), None).await.unwrap();
+            let total = patiently(|| store.count(query(""), None)).await;
             assert_eq!(total, by_hour.values().sum::<u64>(), "the total of {event_type} of {username}");
-            let series = store.series(query(""), all.clone()).await.unwrap();
+            let series = patiently(|| store.series(query(""), 0..u64::MAX)).await;
             assert_eq!(series, Vec::from_iter(by_hour), "hours of {event_type} of {username}");
-            for ((_, key), hours) in of_type.iter().take(keys) {
-                let series = store.series(query(key), all.clone()).await.unwrap();
+            for ((_, key), hours) in of_type.iter().take(3) {
+                let series = patiently(|| store.series(query(key), 0..u64::MAX)).await;
                 assert_eq!(series, Vec::from_iter((*hours).clone()), "hours of {key} of {username}");
-                assert_eq!(store.count(query(key), None).await.unwrap(), by_key[key], "{key} of {username}");
+                assert_eq!(patiently(|| store.count(query(key), None)).await, by_key[key], "{key} of {username}");
             }
         }
+    }
+
+    /// The same as the items of the table, all shards together.
+    fn items(&self) -> Items {
+        let mut items = Items::new();
+        for ((event_type, key), hours) in &self.counts {
+            for key in ["", key] {
+                let key = match key.len() {
+                    0..1_000 => format!("#{key}"),
+                    _ => Sha256::digest(key).iter().fold("!".into(), |hash, byte| format!("{hash}{byte:02x}")),
+                };
+                let mut add = |sk: String, attribute: String, n| {
+                    *items.entry((event_type.to_string(), sk)).or_default().entry(attribute).or_default() += n;
+                };
+                for (hour, n) in hours {
+                    add(format!("t{key}"), "n".into(), n);
+                    add(format!("d{key}#{:09}", hour / 24), format!("h{}", hour % 24), n);
+                }
+            }
+        }
+        items
+    }
+
+    /// Asserts that all this is in the table and in the lake, and nothing else is counted.
+    fn assert_kept(&self, kept: &Kept) {
+        let username = &self.username;
+        assert_eq!(kept.items.get(username).unwrap_or(&Items::new()), &self.items(), "counters of {username}");
+        self.assert_stored(&kept.lake);
     }
 
     fn assert_stored(&self, lake: &BTreeMap<String, u64>) {
@@ -216,6 +262,17 @@ impl Ledger {
         let refused: Vec<_> = self.refused.iter().filter(|id| lake.contains_key(*id)).collect();
         assert!(refused.is_empty(), "refused, but in the lake: {refused:?}");
     }
+}
+
+/// Numbers by event type and sort key, and by attribute.
+type Items = BTreeMap<(String, String), BTreeMap<String, u64>>;
+
+/// All that a table and a lake hold.
+struct Kept {
+    /// By username.
+    items: BTreeMap<String, Items>,
+    /// Every event in the lake, and how often.
+    lake: BTreeMap<String, u64>,
 }
 
 // ---- where it is sent ----
@@ -276,6 +333,27 @@ impl Place {
         events
     }
 
+    async fn kept(&self) -> Kept {
+        let mut items = BTreeMap::<_, Items>::new();
+        let mut pages =
+            aws_sdk_dynamodb::Client::new(&self.direct).scan().table_name(&self.table).into_paginator().items().send();
+        while let Some(item) = pages.next().await {
+            let item = item.unwrap();
+            let (pk, sk) = (item["pk"].as_s().unwrap(), item["sk"].as_s().unwrap());
+            assert!(!item.contains_key("plan"), "a batch was left half-way: {pk}");
+            if let ["c", username, event_type, _] = *pk.split('#').collect::<Vec<_>>() {
+                let of_all_shards = items.entry(username.to_owned()).or_default();
+                let sums = of_all_shards.entry((event_type.to_owned(), sk.clone())).or_default();
+                for (name, value) in &item {
+                    if let Ok(n) = value.as_n() {
+                        *sums.entry(name.clone()).or_default() += n.parse::<u64>().unwrap();
+                    }
+                }
+            }
+        }
+        Kept { items, lake: self.lake().await }
+    }
+
     /// Lets a new collector commit a batch, and kills it if the proxy holds a call.
     async fn attempt(&self, batch: Prepared) -> Attempt {
         let collector = self.collector();
@@ -310,18 +388,29 @@ enum Late {
     AtTheEnd,
 }
 
-fn rules<const N: usize>(rules: [String; N]) -> Plan {
-    let rules = rules.iter().map(|rule| rule.parse::<Rule>().unwrap());
+fn rules<S: AsRef<str>>(rules: impl IntoIterator<Item = S>) -> Plan {
+    let rules = rules.into_iter().map(|rule| rule.as_ref().parse::<Rule>().unwrap());
     Plan { rules: rules.collect(), ..Plan::default() }
+}
+
+/// Asks until there is an answer: a machine with much else to do may take longer than the collector waits for AWS.
+async fn patiently<T, F: Future<Output = Result<T, Error>>>(ask: impl Fn() -> F) -> T {
+    for _ in 0..20 {
+        match ask().await {
+            Ok(answer) => return answer,
+            Err(error) => assert!(error.is_unavailable(), "{error}"),
+        }
+    }
+    panic!("there is no answer");
 }
 
 /// Sends a batch to the end, the first attempt by this plan and the others without faults. What is to be retried goes
 /// on in a new batch. Returns how many calls there were by the plan.
 async fn send_to_the_end(place: &Place, random: &mut StdRng, sent: &Sent, plan: Plan, late: Late) -> (u64, Ledger) {
     let username = format!("u{:016x}", random.random::<u64>());
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::of(&username);
     place.follow(plan);
-    let mut attempt = place.attempt(sent.prepared(&username, NOW)).await;
+    let mut attempt = place.attempt(sent.prepared(&username, now())).await;
     let calls = place.proxy.report().total();
     place.follow(Plan::default());
     let released = match late {
@@ -342,9 +431,9 @@ async fn send_to_the_end(place: &Place, random: &mut StdRng, sent: &Sent, plan: 
         // The clock goes on meanwhile.
         let receipt = match std::mem::replace(&mut attempt, Attempt::Unavailable) {
             Attempt::Receipt(receipt) => receipt,
-            _ => collector.commit(sent.prepared(&username, NOW + hour * HOUR)).await.unwrap(),
+            _ => patiently(|| collector.commit(sent.prepared(&username, now() + hour * HOUR))).await,
         };
-        let again = collector.commit(sent.prepared(&username, NOW + 9 * HOUR)).await.unwrap();
+        let again = patiently(|| collector.commit(sent.prepared(&username, now() + 9 * HOUR))).await;
         assert_eq!(again, Receipt { duplicate: true, ..receipt.clone() });
         let retry = ledger.enter(&sent, &receipt);
         if !retry.is_empty() {
@@ -356,7 +445,6 @@ async fn send_to_the_end(place: &Place, random: &mut StdRng, sent: &Sent, plan: 
         released.await.unwrap();
     }
     place.proxy.release(Release::Deliver).await;
-    ledger.assert_counted(place, &username, 3).await;
     (calls, ledger)
 }
 
@@ -390,9 +478,9 @@ where
         kinds.spawn(async move { at_every_call(&place, rule, late).await });
     }
     let ledgers: Vec<_> = kinds.join_all().await.into_iter().flatten().collect();
-    let lake = place.lake().await;
+    let kept = place.kept().await;
     for ledger in &ledgers {
-        ledger.assert_stored(&lake);
+        ledger.assert_kept(&kept);
     }
     ledgers.len()
 }
@@ -433,40 +521,18 @@ async fn a_batch_of_several_calls_to_the_lake_survives_faults_at_each() {
         plans.push((format!("PutRecordBatch#{n}=hold"), Late::Meanwhile));
         plans.push((format!("PutRecordBatch#{n}=hold-after"), Late::Never));
     }
-    let (mut stored, mut users) = (BTreeSet::new(), Vec::new());
+    let mut ledgers = Vec::new();
     for (rule, late) in plans {
-        // No client may send so much at once; the lines are made longer.
-        let sent = Sent::wide(&mut random, 80);
-        let username = format!("u{:016x}", random.random::<u64>());
-        let prepared = |received_at| {
-            let mut batch = sent.prepared(&username, received_at);
-            for event in &mut batch.events {
-                event.line.truncate(event.line.len() - 1);
-                event.line.push_str(&format!(",\"more\":\"{:x<57000}\"}}", ""));
-            }
-            batch
-        };
-        place.follow(rules([rule.clone()]));
-        let attempt = place.attempt(prepared(NOW)).await;
-        let faults = place.proxy.report().faults();
-        assert_eq!(faults, 1, "{rule}");
-        place.follow(Plan::default());
-        let proxy = Arc::clone(&place.proxy);
-        let how = if late == Late::Never { Release::Drop } else { Release::Deliver };
-        let released = tokio::spawn(async move { proxy.release(how).await });
-        let receipt = match attempt {
-            Attempt::Receipt(receipt) => receipt,
-            _ => place.collector().commit(prepared(NOW + HOUR)).await.unwrap(),
-        };
-        released.await.unwrap();
-        let mut ledger = Ledger::default();
-        assert!(ledger.enter(&sent, &receipt).is_empty(), "{rule}");
-        ledger.assert_counted(&place, &username, 1).await;
-        stored.append(&mut ledger.stored);
-        users.push(username);
+        let sent = Sent { padding: 57_000, ..Sent::wide(&mut random, 80) };
+        let (_, ledger) = send_to_the_end(&place, &mut random, &sent, rules([rule]), late).await;
+        ledgers.push(ledger);
     }
-    let lake = place.lake().await;
-    assert!(stored.iter().all(|id| lake.contains_key(id)));
+    // Each was met, those at the second call too.
+    assert_eq!(place.report.lock().unwrap().faults(), ledgers.len() as u64);
+    let kept = place.kept().await;
+    for ledger in &ledgers {
+        ledger.assert_kept(&kept);
+    }
 }
 
 // ---- chance ----
@@ -485,17 +551,17 @@ struct Figures {
 async fn run(place: &Place, seed: u64, figures: &Figures) -> Ledger {
     let mut random = StdRng::seed_from_u64(seed);
     let username = format!("u{seed:016x}");
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::of(&username);
     let mut plan = Plan { seed, rate: 0.3, contention: random.random(), ..Plan::default() };
     let mut late = Late::Never;
     if random.random_bool(0.5) {
         let hold = if random.random() { "hold" } else { "hold-after" };
         late = [Late::Never, Late::Meanwhile, Late::AtTheEnd][random.random_range(0..3)];
         plan.rules = rules([format!("*#{}={hold}", random.random_range(1..9))]).rules;
-    } else if random.random_bool(0.05) {
+    } else if random.random_bool(0.1) {
         // A record that is refused until the collector gives up: its events come back.
         let record = random.random_range(1..4);
-        plan.rules = rules([format!("PutRecordBatch#1=fail:{record}"), "PutRecordBatch#2..=throttle".into()]).rules;
+        plan.rules = rules([format!("PutRecordBatch#1=fail:{record}"), "PutRecordBatch#2..=throttle".to_owned()]).rules;
     }
     place.follow(plan.clone());
     let may_kill = AtomicBool::new(true);
@@ -509,7 +575,7 @@ async fn run(place: &Place, seed: u64, figures: &Figures) -> Ledger {
                 if attempt == 4 {
                     place.follow(Plan::default());
                 }
-                let batch = sent.prepared(&username, NOW + attempt * step);
+                let batch = sent.prepared(&username, now() + attempt * step);
                 let outcome = if may_kill.load(Relaxed) {
                     place.attempt(batch).await
                 } else {
@@ -562,7 +628,10 @@ async fn run(place: &Place, seed: u64, figures: &Figures) -> Ledger {
     assert!(left.is_empty());
     place.follow(Plan::default());
     place.proxy.release(Release::Deliver).await;
-    ledger.assert_counted(place, &username, 1).await;
+    // It is the table that tells of each run. Now and then, what a client would see.
+    if random.random_bool(0.05) {
+        ledger.assert_answered(place).await;
+    }
     ledger
 }
 
@@ -602,12 +671,12 @@ async fn chance_finds_no_way_to_lose_an_event_or_to_count_one_twice() {
         sums += report;
     }
     println!("sent after {:?}", began.elapsed());
-    let lake = place.lake().await;
+    let kept = place.kept().await;
     for (seed, ledger) in &all {
-        let result = std::panic::catch_unwind(|| ledger.assert_stored(&lake));
+        let result = std::panic::catch_unwind(|| ledger.assert_kept(&kept));
         assert!(result.is_ok(), "TALLYMARK_SEED={seed} makes it fail");
     }
-    let lines: u64 = lake.values().sum();
+    let lines: u64 = kept.lake.values().sum();
     let Figures { events, kills, unavailable, retried, replays } = &*figures;
     print!("{sums}");
     println!(
@@ -629,7 +698,7 @@ async fn sixty_four_clients_replaying_overlapping_batches_of_a_hot_key_are_exact
     let mut random = StdRng::seed_from_u64(rand::random());
     let batches: Vec<_> = (0..32)
         .map(|_| {
-            let mut event = |key: &str| Made::new(&mut random, TYPES[1], key, Some(NOW));
+            let mut event = |key: &str| Made::new(&mut random, TYPES[1], key, Some(now()));
             let events = (0..20).map(|n| event(if n < 15 { "buy" } else { "like" })).collect();
             Sent::new(&mut random, events, BTreeMap::new())
         })
@@ -646,7 +715,7 @@ async fn sixty_four_clients_replaying_overlapping_batches_of_a_hot_key_are_exact
             let (mut receipts, mut retries) = (Vec::new(), 0);
             for n in mine {
                 let receipt = loop {
-                    match collector.commit(batches[n].prepared("shop", NOW)).await {
+                    match collector.commit(batches[n].prepared("shop", now())).await {
                         Ok(receipt) => break receipt,
                         Err(error) => assert!(error.is_unavailable() && retries < 100, "{error}"),
                     }
@@ -659,7 +728,7 @@ async fn sixty_four_clients_replaying_overlapping_batches_of_a_hot_key_are_exact
     }
     let answers = clients.join_all().await;
     let retries: u64 = answers.iter().map(|(_, retries)| retries).sum();
-    let (mut ledger, mut firsts) = (Ledger::default(), BTreeSet::new());
+    let (mut ledger, mut firsts) = (Ledger::of("shop"), BTreeSet::new());
     for (n, receipt) in answers.iter().flat_map(|(receipts, _)| receipts) {
         if !receipt.duplicate {
             assert!(firsts.insert(*n), "two clients were told to be the first");
@@ -667,8 +736,8 @@ async fn sixty_four_clients_replaying_overlapping_batches_of_a_hot_key_are_exact
         }
     }
     assert_eq!(firsts.len(), 32, "each batch was counted by somebody");
-    ledger.assert_counted(&place, "shop", 9).await;
-    ledger.assert_stored(&place.lake().await);
+    ledger.assert_answered(&place).await;
+    ledger.assert_kept(&place.kept().await);
     let report = place.proxy.report();
     print!("{report}");
     let of = |counts: &BTreeMap<String, u64>, name: &str| counts.get(name).copied().unwrap_or_default();
@@ -685,6 +754,10 @@ async fn sixty_four_clients_replaying_overlapping_batches_of_a_hot_key_are_exact
 
 // ---- a real process ----
 
+fn post(collector: &Collector, sent: &Sent) -> reqwest::RequestBuilder {
+    collector.post("/v1/batch", &json!({})).body(sent.body.clone())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_at_any_call_loses_no_event_and_counts_none_twice() {
     let began = Instant::now();
@@ -699,16 +772,15 @@ async fn a_server_killed_at_any_call_loses_no_event_and_counts_none_twice() {
     ];
     let mut collector = Collector::start_in(&environment, &["--lake", &lake, "--counters", &counters]);
     let mut random = StdRng::seed_from_u64(rand::random());
-    let mut ledger = Ledger::default();
+    let mut ledger = Ledger::of("shop");
     let mut kills = 0;
     let ways =
         [("hold", Late::Never), ("hold", Late::Meanwhile), ("hold", Late::AtTheEnd), ("hold-after", Late::Never)];
-    for (n, (hold, late)) in (1..=8).flat_map(|n| ways.map(|way| (n, way))) {
+    for (n, (hold, late)) in (1..=6).flat_map(|n| ways.map(|way| (n, way))) {
         let sent = Sent::wide(&mut random, 130);
         place.follow(rules([format!("*#{n}={hold}")]));
-        let request = collector.post("/v1/batch", &json!(null)).body(sent.body.clone());
         let first = tokio::select! {
-            answer = request.send() => Some(answer.unwrap()),
+            answer = post(&collector, &sent).send() => Some(answer.unwrap()),
             () = place.proxy.held() => None,
         };
         if first.is_none() {
@@ -725,7 +797,13 @@ async fn a_server_killed_at_any_call_loses_no_event_and_counts_none_twice() {
             place.follow(Plan::default());
             collector.restart();
         }
-        let again = collector.post("/v1/batch", &json!(null)).body(sent.body.clone()).send().await.unwrap();
+        let mut again = post(&collector, &sent).send().await.unwrap();
+        for _ in 0..20 {
+            if again.status() != 503 {
+                break;
+            }
+            again = post(&collector, &sent).send().await.unwrap();
+        }
         assert_eq!(again.status(), 200);
         let receipt: Receipt = again.json().await.unwrap();
         if let Some(first) = first {
@@ -736,8 +814,8 @@ async fn a_server_killed_at_any_call_loses_no_event_and_counts_none_twice() {
         place.proxy.release(Release::Deliver).await;
     }
     assert!(kills >= 20, "{kills}");
-    ledger.assert_counted(&place, "shop", 9).await;
-    ledger.assert_stored(&place.lake().await);
+    ledger.assert_answered(&place).await;
+    ledger.assert_kept(&place.kept().await);
     println!("{kills} kills of a server in {:?}", began.elapsed());
 }
 
@@ -756,7 +834,7 @@ async fn the_program_says_its_seed_and_what_it_has_done() {
     let endpoint = line.strip_prefix("listening on ").unwrap().split(',').next().unwrap();
     assert!(line.ends_with(", seed 7\n"), "{line}");
     let table = DynamoDb::new(&local::config(endpoint).await, local::new_table().await);
-    let batch = Sent::wide(&mut StdRng::seed_from_u64(rand::random()), 60).prepared("shop", NOW);
+    let batch = Sent::wide(&mut StdRng::seed_from_u64(rand::random()), 60).prepared("shop", now());
     for _ in 0..2 {
         assert_eq!(table.known(&batch).await.unwrap(), None);
     }
