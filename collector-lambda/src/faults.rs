@@ -43,6 +43,8 @@ const CALLS: usize = 128;
 const CONNECTIONS: usize = 512;
 /// Actions, and codes of answers, that are told apart in the report.
 const NAMES: usize = 64;
+/// How much of a read is answered where it is answered in part.
+const PART: usize = 3;
 /// How long a call is held at most.
 const HOLD: Duration = Duration::from_secs(120);
 /// How long a connection to AWS is kept for the next call: shorter than AWS keeps it.
@@ -58,10 +60,13 @@ pub enum Fault {
     Throttle,
     /// DynamoDB refuses it with `ProvisionedThroughputExceededException`.
     Exceeded,
-    /// A transaction is cancelled because another is at one of its items.
-    Conflict,
-    /// A transaction is cancelled because one of its items gets too many writes.
-    Crowded,
+    /// A transaction is cancelled because another is at its item of this number, counted from 1; without a number,
+    /// at any.
+    Conflict(Option<usize>),
+    /// A transaction is cancelled because an item gets too many writes.
+    Crowded(Option<usize>),
+    /// Refused with `AccessDeniedException`, as it would be however often it came.
+    Denied,
     /// Answered 500, without effect.
     Error,
     /// The connection is cut, without effect.
@@ -77,6 +82,8 @@ pub enum Fault {
     Twice,
     /// The same, with the answer of the first.
     TwiceFirst,
+    /// A read is answered in part: a query by three items and where to go on, a batch of keys by the first three.
+    Partial,
     /// It takes its time.
     Delay(Duration),
     /// It waits before it is passed on, until [`Proxy::release`].
@@ -87,12 +94,13 @@ pub enum Fault {
 
 impl Fault {
     /// All that random calls meet unless a plan says otherwise: all but holds.
-    pub const RANDOM: [Self; 13] = [
+    pub const RANDOM: [Self; 15] = [
         Self::Fail(None),
         Self::Throttle,
         Self::Exceeded,
-        Self::Conflict,
-        Self::Crowded,
+        Self::Conflict(None),
+        Self::Crowded(None),
+        Self::Denied,
         Self::Error,
         Self::Cut,
         Self::After,
@@ -100,6 +108,7 @@ impl Fault {
         Self::Garbage,
         Self::Twice,
         Self::TwiceFirst,
+        Self::Partial,
         Self::Delay(Duration::from_millis(20)),
     ];
 
@@ -108,8 +117,9 @@ impl Fault {
             Self::Fail(_) => "fail",
             Self::Throttle => "throttle",
             Self::Exceeded => "exceeded",
-            Self::Conflict => "conflict",
-            Self::Crowded => "crowded",
+            Self::Conflict(_) => "conflict",
+            Self::Crowded(_) => "crowded",
+            Self::Denied => "denied",
             Self::Error => "error",
             Self::Cut => "cut",
             Self::After => "after",
@@ -117,6 +127,7 @@ impl Fault {
             Self::Garbage => "garbage",
             Self::Twice => "twice",
             Self::TwiceFirst => "twice-first",
+            Self::Partial => "partial",
             Self::Delay(_) => "delay",
             Self::Hold => "hold",
             Self::HoldAfter => "hold-after",
@@ -127,8 +138,9 @@ impl Fault {
     fn can_meet(self, call: &Call) -> bool {
         match self {
             Self::Fail(_) => call.action == "PutRecordBatch",
-            Self::Conflict | Self::Crowded => call.action == "TransactWriteItems",
+            Self::Conflict(_) | Self::Crowded(_) => call.action == "TransactWriteItems",
             Self::Exceeded => call.is_dynamodb,
+            Self::Partial => ["Query", "BatchGetItem"].contains(&call.action.as_str()),
             _ => true,
         }
     }
@@ -138,7 +150,9 @@ impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())?;
         match self {
-            Self::Fail(Some(record)) => write!(f, ":{record}"),
+            Self::Fail(Some(number)) | Self::Conflict(Some(number)) | Self::Crowded(Some(number)) => {
+                write!(f, ":{number}")
+            }
             Self::Delay(time) => write!(f, ":{}", time.as_millis()),
             _ => Ok(()),
         }
@@ -153,6 +167,8 @@ impl FromStr for Fault {
         let number = number.map(|number| number.parse::<u32>().map_err(|_| format!("{number:?} is no number")));
         match (name, number.transpose()?) {
             ("fail", Some(record)) => Ok(Self::Fail(Some(record as usize))),
+            ("conflict", Some(item)) => Ok(Self::Conflict(Some(item as usize))),
+            ("crowded", Some(item)) => Ok(Self::Crowded(Some(item as usize))),
             ("delay", Some(milliseconds)) => Ok(Self::Delay(Duration::from_millis(milliseconds.into()))),
             ("hold", None) => Ok(Self::Hold),
             ("hold-after", None) => Ok(Self::HoldAfter),
@@ -463,12 +479,14 @@ impl State {
             Fault::Throttle if call.is_dynamodb => Ok(refusal(400, "ThrottlingException", &Value::Null)),
             Fault::Throttle => Ok(refusal(503, "ServiceUnavailableException", &Value::Null)),
             Fault::Exceeded => Ok(refusal(400, "ProvisionedThroughputExceededException", &Value::Null)),
-            Fault::Conflict | Fault::Crowded => {
-                let items = items(call);
-                let which = random.random_range(0..items.len().max(1));
-                let code = if fault == Fault::Conflict { "TransactionConflict" } else { "ThrottlingError" };
-                Ok(cancelled(code, (0..items.len()).map(|at| at == which)))
+            Fault::Conflict(which) | Fault::Crowded(which) => {
+                let items = items(call).len();
+                let which = which.unwrap_or_else(|| random.random_range(1..=items.max(1)));
+                let is_conflict = matches!(fault, Fault::Conflict(_));
+                let code = if is_conflict { "TransactionConflict" } else { "ThrottlingError" };
+                Ok(cancelled(code, (1..=items).map(|item| item == which)))
             }
+            Fault::Denied => Ok(refusal(400, "AccessDeniedException", &Value::Null)),
             Fault::Error => Ok(internal(call)),
             Fault::Cut => Err(Cut),
             Fault::After => self.deliver(call).await.map(|_| internal(call)),
@@ -482,6 +500,7 @@ impl State {
                 let second = self.pass(&call.head, without_token(&call.body)).await?;
                 Ok(if fault == Fault::Twice { second } else { first })
             }
+            Fault::Partial => self.answer_in_part(call).await,
             Fault::Delay(time) => {
                 tokio::time::sleep(time).await;
                 self.deliver(call).await
@@ -522,7 +541,7 @@ impl State {
         let _at_items = match AtItems::enter(self, &items) {
             Ok(entered) => entered,
             Err(conflicts) => {
-                self.inject(call, Fault::Conflict);
+                self.inject(call, Fault::Conflict(None));
                 return Ok(cancelled("TransactionConflict", conflicts.into_iter()));
             }
         };
@@ -546,13 +565,10 @@ impl State {
         let mut taken = Vec::new();
         if !others.is_empty() {
             body["Records"] = others.into_iter().map(|(record, _)| record).collect();
-            let answer = self.pass(&call.head, body.to_string().into()).await?;
-            if !answer.status().is_success() {
-                return Ok(answer);
+            match self.ask(call, &body).await? {
+                Ok(body) => taken = body["RequestResponses"].as_array().cloned().unwrap_or_default(),
+                Err(refusal) => return Ok(refusal),
             }
-            let body = answer.into_body().collect().await.map_err(|_| Cut)?.to_bytes();
-            let body: Value = serde_json::from_slice(&body).map_err(|_| Cut)?;
-            taken = body["RequestResponses"].as_array().cloned().unwrap_or_default();
         }
         let mut taken = taken.into_iter();
         let refused = json!({"ErrorCode": "ServiceUnavailableException", "ErrorMessage": "Slow down."});
@@ -563,6 +579,40 @@ impl State {
         let failed = entries.iter().filter(|entry| entry.get("ErrorCode").is_some()).count();
         let body = json!({"FailedPutCount": failed, "Encrypted": false, "RequestResponses": entries});
         Ok(answer(StatusCode::OK, body.to_string()))
+    }
+
+    async fn answer_in_part(&self, call: &Call) -> Result<Answer, Cut> {
+        let mut body: Value = serde_json::from_slice(&call.body).map_err(|_| Cut)?;
+        if call.action == "Query" {
+            body["Limit"] = PART.into();
+            return self.pass(&call.head, body.to_string().into()).await;
+        }
+        let mut left = serde_json::Map::new();
+        for (table, asked) in body["RequestItems"].as_object_mut().into_iter().flatten() {
+            let mut rest = asked.clone();
+            let Some(keys) = asked["Keys"].as_array_mut() else { continue };
+            rest["Keys"] = keys.split_off(keys.len().min(PART)).into();
+            if rest["Keys"].as_array().is_some_and(|keys| !keys.is_empty()) {
+                left.insert(table.clone(), rest);
+            }
+        }
+        match self.ask(call, &body).await? {
+            Ok(mut body) => {
+                body["UnprocessedKeys"] = left.into();
+                Ok(answer(StatusCode::OK, body.to_string()))
+            }
+            Err(refusal) => Ok(refusal),
+        }
+    }
+
+    /// Asks AWS the same with another body, and reads the answer unless it is a refusal.
+    async fn ask(&self, call: &Call, body: &Value) -> Result<Result<Value, Answer>, Cut> {
+        let answer = self.pass(&call.head, body.to_string().into()).await?;
+        if !answer.status().is_success() {
+            return Ok(Err(answer));
+        }
+        let body = answer.into_body().collect().await.map_err(|_| Cut)?.to_bytes();
+        serde_json::from_slice(&body).map(Ok).map_err(|_| Cut)
     }
 
     /// Asks AWS.
