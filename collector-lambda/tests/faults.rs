@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 use support::Collector;
 use tallymark::{BatchId, EventId, Receipt};
@@ -33,16 +33,12 @@ use tallymark_collector::site::{Key, Site};
 use tallymark_collector::store::{Counters, Lake, Store};
 use tokio::task::JoinSet;
 
+/// 2100-01-01 00:00 UTC. Not in the past: the table would forget the batches.
+const NOW: u64 = 4_102_444_800_000;
 const RUNS: u64 = 1_000;
 /// Random runs at a time. What takes long in them is waiting.
 const WORKERS: u64 = 16;
 const TYPES: [(&str, &str); 3] = [("page_view", "url"), ("button_click", "button_id"), ("custom", "name")];
-
-/// The start of this hour. Not a fixed time: the table forgets what is too old by the clock.
-fn now() -> u64 {
-    static NOW: OnceLock<u64> = OnceLock::new();
-    *NOW.get_or_init(|| support::now() / HOUR * HOUR)
-}
 
 // ---- what a client sends ----
 
@@ -64,7 +60,7 @@ impl Made {
         key: &str,
         occurred_at: Option<u64>,
     ) -> Self {
-        let id = EventId::new(now(), &mut || random.random()).to_string();
+        let id = EventId::new(NOW, &mut || random.random()).to_string();
         let mut json = json!({"event_id": id, "event_type": event_type, field: key});
         if let Some(time) = occurred_at {
             json["occurred_at"] = time.into();
@@ -97,7 +93,7 @@ struct Sent {
 
 impl Sent {
     fn new(random: &mut StdRng, events: Vec<Made>, lost: BTreeMap<String, u64>) -> Self {
-        let batch_id = BatchId::new(now(), &mut || random.random());
+        let batch_id = BatchId::new(NOW, &mut || random.random());
         let all: Vec<_> = events.iter().map(|event| &event.json).collect();
         let body = json!({"batch_id": batch_id, "sdk": "test/1", "lost": lost, "events": all}).to_string();
         Self { batch_id, body, events, lost, padding: 0 }
@@ -114,7 +110,7 @@ impl Sent {
                 "page_view" => format!("https://shop.example/{n}"),
                 _ => format!("key {n}"),
             };
-            let occurred_at = random.random_bool(0.9).then(|| now() - random.random_range(0..50 * HOUR));
+            let occurred_at = random.random_bool(0.9).then(|| NOW - random.random_range(0..50 * HOUR));
             let event = Made::new(random, kind, &key, occurred_at);
             if random.random_bool(0.1) { event.spoiled(random) } else { event }
         });
@@ -126,7 +122,7 @@ impl Sent {
     /// Of so many keys.
     fn wide(random: &mut StdRng, keys: usize) -> Self {
         let key = |n| format!("https://shop.example/{n}");
-        let events = (0..keys).map(|n| Made::new(random, TYPES[0], &key(n), Some(now() - n as u64 % 3 * HOUR)));
+        let events = (0..keys).map(|n| Made::new(random, TYPES[0], &key(n), Some(NOW - n as u64 % 3 * HOUR)));
         let mut events: Vec<_> = events.collect();
         for event in [3, 50] {
             events[event] = events[event].clone().spoiled(random);
@@ -184,7 +180,8 @@ impl Ledger {
                 retry.push(event.clone());
             } else {
                 accepted += 1;
-                let hour = event.occurred_at.unwrap_or(receipt.received_at) / HOUR;
+                // No event is of the future.
+                let hour = event.occurred_at.map_or(receipt.received_at, |time| time.min(receipt.received_at)) / HOUR;
                 self.add(event.event_type, &event.key, hour, 1);
                 assert!(self.stored.insert(event.id.clone()), "{} was accepted twice", event.id);
             }
@@ -416,7 +413,7 @@ async fn send_to_the_end(
     let username = format!("u{:016x}", random.random::<u64>());
     let mut ledger = Ledger::of(&username);
     place.follow(plan);
-    let mut attempt = place.attempt(sent.prepared(&username, now())).await;
+    let mut attempt = place.attempt(sent.prepared(&username, NOW)).await;
     let calls = matches!(attempt, Attempt::Receipt(_)).then(|| place.proxy.report().total());
     place.follow(Plan::default());
     let released = match late {
@@ -437,9 +434,9 @@ async fn send_to_the_end(
         // The clock goes on meanwhile.
         let receipt = match std::mem::replace(&mut attempt, Attempt::Unavailable) {
             Attempt::Receipt(receipt) => receipt,
-            _ => patiently(|| collector.commit(sent.prepared(&username, now() + hour * HOUR))).await,
+            _ => patiently(|| collector.commit(sent.prepared(&username, NOW + hour * HOUR))).await,
         };
-        let again = patiently(|| collector.commit(sent.prepared(&username, now() + 9 * HOUR))).await;
+        let again = patiently(|| collector.commit(sent.prepared(&username, NOW + 9 * HOUR))).await;
         assert_eq!(again, Receipt { duplicate: true, ..receipt.clone() });
         let retry = ledger.enter(&sent, &receipt);
         if !retry.is_empty() {
@@ -581,7 +578,7 @@ async fn run(place: &Place, seed: u64, figures: &Figures) -> Ledger {
                 if attempt == 4 {
                     place.follow(Plan::default());
                 }
-                let batch = sent.prepared(&username, now() + attempt * step);
+                let batch = sent.prepared(&username, NOW + attempt * step);
                 let outcome = if may_kill.load(Relaxed) {
                     place.attempt(batch).await
                 } else {
@@ -704,7 +701,7 @@ async fn sixty_four_clients_replaying_overlapping_batches_of_a_hot_key_are_exact
     let mut random = StdRng::seed_from_u64(rand::random());
     let batches: Vec<_> = (0..32)
         .map(|_| {
-            let mut event = |key: &str| Made::new(&mut random, TYPES[1], key, Some(now()));
+            let mut event = |key: &str| Made::new(&mut random, TYPES[1], key, Some(NOW));
             let events = (0..20).map(|n| event(if n < 15 { "buy" } else { "like" })).collect();
             Sent::new(&mut random, events, BTreeMap::new())
         })
@@ -721,7 +718,7 @@ async fn sixty_four_clients_replaying_overlapping_batches_of_a_hot_key_are_exact
             let (mut receipts, mut retries) = (Vec::new(), 0);
             for n in mine {
                 let receipt = loop {
-                    match collector.commit(batches[n].prepared("shop", now())).await {
+                    match collector.commit(batches[n].prepared("shop", NOW)).await {
                         Ok(receipt) => break receipt,
                         Err(error) => assert!(error.is_unavailable() && retries < 100, "{error}"),
                     }
@@ -844,7 +841,7 @@ async fn the_program_says_its_seed_and_what_it_has_done() {
     let endpoint = line.strip_prefix("listening on ").unwrap().split(',').next().unwrap();
     assert!(line.ends_with(", seed 7\n"), "{line}");
     let table = DynamoDb::new(&local::config(endpoint).await, local::new_table().await);
-    let batch = Sent::wide(&mut StdRng::seed_from_u64(rand::random()), 60).prepared("shop", now());
+    let batch = Sent::wide(&mut StdRng::seed_from_u64(rand::random()), 60).prepared("shop", NOW);
     for _ in 0..2 {
         assert_eq!(table.known(&batch).await.unwrap(), None);
     }
