@@ -6,16 +6,16 @@ mod local;
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
+use axum::Json;
 use axum::Router;
 use axum::body::{Body, Bytes};
-use axum::http::{HeaderMap, StatusCode, Uri, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, http};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::body::Frame;
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
@@ -25,6 +25,7 @@ use tallymark_collector::Error;
 use tallymark_collector::batch::{Accepted, Fingerprint, Prepared};
 use tallymark_collector::counts::Query;
 use tallymark_collector::dynamodb::DynamoDb;
+use tallymark_collector::faults::{Plan, Proxy, Rule};
 use tallymark_collector::firehose::Firehose;
 use tallymark_collector::site::Key;
 use tallymark_collector::store::{Counters, Lake, Store};
@@ -32,8 +33,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
 const HOUR: u64 = 3_600_000;
-/// 2026-01-01 00:00 UTC.
-const NOW: u64 = 1_767_225_600_000;
+/// 2100-01-01 00:00 UTC. Not in the past: the table would forget the batches.
+const NOW: u64 = 4_102_444_800_000;
 
 // ---- batches ----
 
@@ -141,111 +142,20 @@ fn refused(status: u16, code: &str, more: &Value) -> Response {
     (StatusCode::from_u16(status).unwrap(), [("x-amzn-errortype", code)], Json(body)).into_response()
 }
 
-/// What happens to a transaction on its way.
-#[derive(Clone, Copy, Debug)]
-enum Fate {
-    Arrives,
-    /// It takes effect, and the answer is lost.
-    AnswerLost,
-    /// It never arrives.
-    Cut,
-    /// Another one is at an item.
-    Conflict,
-    Throttled,
-    ServerError,
-    /// And so for all that follow.
-    Denied,
+/// Local AWS behind a proxy that goes by these rules. Reads come in the smallest pieces the protocol knows.
+async fn proxied<S: AsRef<str>>(rules: impl IntoIterator<Item = S>) -> (SdkConfig, Proxy) {
+    let proxy = Proxy::start("127.0.0.1:0", local::endpoint(), plan(rules)).await.unwrap();
+    (local::config(&proxy.endpoint()).await, proxy)
 }
 
-/// Local AWS behind a proxy that lets each transaction meet the next fate; when there are none left, all
-/// arrive. Reads come in the smallest pieces the protocol knows.
-#[derive(Default)]
-struct Proxy {
-    fates: Mutex<VecDeque<Fate>>,
-    transactions: Mutex<u32>,
+fn plan<S: AsRef<str>>(rules: impl IntoIterator<Item = S>) -> Plan {
+    let mut rules: Vec<Rule> = rules.into_iter().map(|rule| rule.as_ref().parse().unwrap()).collect();
+    rules.extend(["Query=partial", "BatchGetItem=partial"].map(|rule| rule.parse::<Rule>().unwrap()));
+    Plan { rules, ..Plan::default() }
 }
 
-impl Proxy {
-    async fn start(fates: impl IntoIterator<Item = Fate>) -> (SdkConfig, Arc<Self>) {
-        let proxy = Arc::new(Self { fates: Mutex::new(fates.into_iter().collect()), ..Self::default() });
-        let handler = {
-            let proxy = Arc::clone(&proxy);
-            move |uri: Uri, headers: HeaderMap, body: Bytes| async move { proxy.handle(uri, headers, body).await }
-        };
-        let endpoint = serve(Router::new().fallback(handler)).await;
-        (local::config(&endpoint).await, proxy)
-    }
-
-    async fn handle(&self, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
-        let action = headers["x-amz-target"].to_str().unwrap().split_once('.').unwrap().1.to_owned();
-        let mut body: Value = serde_json::from_slice(&body).unwrap();
-        match action.as_str() {
-            "TransactWriteItems" => {
-                *self.transactions.lock().unwrap() += 1;
-                assert!(body["TransactItems"].as_array().unwrap().len() <= 100);
-                match self.next() {
-                    Fate::Arrives => forward(&uri, headers, &body).await,
-                    Fate::AnswerLost => {
-                        let answer = forward(&uri, headers, &body).await;
-                        assert_eq!(answer.status(), 200, "it takes effect");
-                        cut()
-                    }
-                    Fate::Cut => cut(),
-                    Fate::Conflict => {
-                        let reasons = json!([{"Code": "None"}, {"Code": "TransactionConflict", "Message": "injected"}]);
-                        refused(400, "TransactionCanceledException", &json!({"CancellationReasons": reasons}))
-                    }
-                    Fate::Throttled => refused(400, "ThrottlingException", &Value::Null),
-                    Fate::ServerError => refused(500, "InternalServerError", &Value::Null),
-                    Fate::Denied => refused(400, "AccessDeniedException", &Value::Null),
-                }
-            }
-            "Query" => {
-                body["Limit"] = 3.into();
-                forward(&uri, headers, &body).await
-            }
-            "BatchGetItem" => {
-                let (table, mut asked) = body["RequestItems"].as_object().unwrap().clone().into_iter().next().unwrap();
-                let mut left = asked.clone();
-                let keys = asked["Keys"].as_array_mut().unwrap();
-                let rest = keys.split_off(keys.len().min(3));
-                let answer = forward(&uri, headers, &json!({"RequestItems": {&table: asked}})).await;
-                let answer = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
-                let mut answer: Value = serde_json::from_slice(&answer).unwrap();
-                if !rest.is_empty() {
-                    left["Keys"] = rest.into();
-                    answer["UnprocessedKeys"] = json!({table: left});
-                }
-                Json(answer).into_response()
-            }
-            _ => forward(&uri, headers, &body).await,
-        }
-    }
-
-    fn next(&self) -> Fate {
-        let mut fates = self.fates.lock().unwrap();
-        match fates.front() {
-            Some(Fate::Denied) => Fate::Denied,
-            _ => fates.pop_front().unwrap_or(Fate::Arrives),
-        }
-    }
-
-    fn transactions(&self) -> u32 {
-        *self.transactions.lock().unwrap()
-    }
-}
-
-async fn forward(uri: &Uri, mut headers: HeaderMap, body: &Value) -> Response {
-    headers.remove(header::CONTENT_LENGTH);
-    let call = reqwest::Client::new().post(format!("{}{uri}", local::endpoint())).headers(headers);
-    let answer = call.body(body.to_string()).send().await.unwrap();
-    let mut response = http::Response::builder().status(answer.status());
-    for name in ["content-type", "x-amzn-errortype"] {
-        if let Some(value) = answer.headers().get(name) {
-            response = response.header(name, value);
-        }
-    }
-    response.body(Body::from(answer.bytes().await.unwrap())).unwrap()
+fn transactions(proxy: &Proxy) -> u64 {
+    proxy.report().calls["TransactWriteItems"]
 }
 
 /// A Firehose that answers as it is told: by the number of the call and the lines in it.
@@ -550,15 +460,14 @@ async fn a_batch_that_fits_no_transaction_is_counted_once() {
 #[tokio::test]
 async fn a_batch_cut_off_between_any_two_parts_is_finished_by_its_replay() {
     let direct = local::config(local::endpoint()).await;
-    let (config, proxy) = Proxy::start([]).await;
+    let (config, proxy) = proxied::<&str>([]).await;
     DynamoDb::new(&config, local::new_table().await).commit(&wide_batch()).await.unwrap();
-    let parts = proxy.transactions();
+    let parts = transactions(&proxy);
     assert_eq!(parts, 11, "500 keys, with 98 counters a transaction");
 
     for done in 0..=parts {
         let name = local::new_table().await;
-        let fates = std::iter::repeat_n(Fate::Arrives, done as usize).chain([Fate::Denied]);
-        let (config, _) = Proxy::start(fates).await;
+        let (config, _proxy) = proxied([format!("TransactWriteItems#{}..=denied", done + 1)]).await;
         let mut batch = wide_batch();
         let cut_off = DynamoDb::new(&config, &name).commit(&batch).await;
         assert_eq!(cut_off.is_err(), done < parts);
@@ -586,7 +495,7 @@ async fn a_batch_cut_off_between_any_two_parts_is_finished_by_its_replay() {
 async fn a_replay_counts_what_the_first_attempt_had_decided() {
     let direct = local::config(local::endpoint()).await;
     let name = local::new_table().await;
-    let (config, _) = Proxy::start([Fate::Arrives, Fate::Arrives, Fate::Denied]).await;
+    let (config, _proxy) = proxied(["TransactWriteItems#3..=denied"]).await;
     let mut batch = wide_batch();
     // The first attempt could not store these, refused others, and found some in other hours.
     batch.retry = (100..200).collect();
@@ -621,23 +530,22 @@ async fn a_replay_counts_what_the_first_attempt_had_decided() {
 
 #[tokio::test]
 async fn no_fault_on_the_way_counts_twice_or_never() {
-    use Fate::{AnswerLost, Arrives, Conflict, Cut, ServerError, Throttled};
-    let all = [AnswerLost, Cut, Conflict, Throttled, ServerError];
-    for fate in all {
-        let (config, proxy) = Proxy::start([fate, fate]).await;
+    let all = ["after-cut", "cut", "conflict", "throttle", "error"];
+    for fault in all {
+        let (config, proxy) = proxied([1, 2].map(|n| format!("TransactWriteItems#{n}={fault}"))).await;
         let table = table_of(&config).await;
         let batch = batch([("custom", "a"), ("custom", "a"), ("custom", "b")]);
         let receipt = table.commit(&batch).await.unwrap();
         // It was this call that counted it, though it may have heard so only from the marker.
-        assert_eq!(receipt, batch.receipt(), "{fate:?}");
-        assert!(proxy.transactions() > 1, "{fate:?}");
-        assert_eq!(table.top(&of("custom", ""), 9).await.unwrap(), [("a".into(), 2), ("b".into(), 1)], "{fate:?}");
+        assert_eq!(receipt, batch.receipt(), "{fault}");
+        assert!(transactions(&proxy) > 1, "{fault}");
+        assert_eq!(table.top(&of("custom", ""), 9).await.unwrap(), [("a".into(), 2), ("b".into(), 1)], "{fault}");
         assert_eq!(table.known(&batch).await.unwrap(), Some(Receipt { duplicate: true, ..receipt }));
     }
 
     // Each part of a wide batch in turn.
-    let fates = all.into_iter().chain([AnswerLost; 2]).flat_map(|fate| [fate, Arrives]);
-    let (config, _) = Proxy::start(fates).await;
+    let faults = (0..).zip(all.into_iter().chain(["after-cut"; 2]));
+    let (config, _proxy) = proxied(faults.map(|(n, fault)| format!("TransactWriteItems#{}={fault}", 2 * n + 1))).await;
     let table = table_of(&config).await;
     let batch = wide_batch();
     assert_eq!(table.commit(&batch).await.unwrap(), batch.receipt());
@@ -646,14 +554,14 @@ async fn no_fault_on_the_way_counts_twice_or_never() {
 
 #[tokio::test]
 async fn counters_that_stay_busy_are_unavailable_and_the_batch_can_come_again() {
-    let (config, proxy) = Proxy::start([Fate::Conflict; 1_000]).await;
+    let (config, proxy) = proxied(["TransactWriteItems=conflict"]).await;
     let table = table_of(&config).await;
     let batch = batch([("custom", "a")]);
     let error = table.commit(&batch).await.unwrap_err();
     assert!(error.is_unavailable());
     assert_eq!(error.retry_after(), Some(Duration::from_secs(1)));
     assert_eq!(table.known(&batch).await.unwrap(), None);
-    proxy.fates.lock().unwrap().clear();
+    proxy.follow(Plan::default());
     assert_eq!(table.commit(&batch).await.unwrap(), batch.receipt());
     assert_eq!(total(&table, "custom", "a").await, 1);
 }
@@ -670,7 +578,7 @@ async fn counters_that_conflict_are_split_and_every_reader_knows() {
         let item = call.send().await.unwrap().item;
         item.map(|item| item["shards"].as_n().unwrap().clone())
     };
-    let (config, proxy) = Proxy::start([]).await;
+    let (config, proxy) = proxied::<&str>([]).await;
     let table = DynamoDb::new(&config, &name);
     for _ in 0..10 {
         table.commit(&batch([("custom", "a"), ("button_click", "a")])).await.unwrap();
@@ -678,7 +586,7 @@ async fn counters_that_conflict_are_split_and_every_reader_knows() {
     assert_eq!((shards("custom").await, shards("button_click").await), (None, None), "nobody was in the way");
 
     // The second item of a transaction is of `button_click`: only that is split.
-    let conflicts = |n| *proxy.fates.lock().unwrap() = [Fate::Conflict].repeat(n).into();
+    let conflicts = |n| proxy.follow(plan((1..=n).map(|n| format!("TransactWriteItems#{n}=conflict:2"))));
     conflicts(3);
     table.commit(&batch([("custom", "a"), ("button_click", "a")])).await.unwrap();
     assert_eq!((shards("custom").await, shards("button_click").await), (None, Some("8".into())));
@@ -725,7 +633,7 @@ async fn a_hot_key_from_sixteen_at_once_is_exact() {
 
 #[tokio::test]
 async fn keys_longer_than_a_sort_key_are_told_apart_and_answered_whole() {
-    let (config, _) = Proxy::start([]).await;
+    let (config, _proxy) = proxied::<&str>([]).await;
     let table = table_of(&config).await;
     let long = |end: &str| format!("https://shop.example/?q={:x<4000}{end}", "");
     let fitting = |bytes: usize| format!("https://shop.example/{:é<1$}", "", (bytes - 21) / 2);
@@ -745,7 +653,7 @@ async fn keys_longer_than_a_sort_key_are_told_apart_and_answered_whole() {
 #[tokio::test]
 async fn keys_that_look_like_parts_of_others_are_not_mixed_up() {
     // The proxy cuts every read into small pieces.
-    let (config, _) = Proxy::start([]).await;
+    let (config, _proxy) = proxied::<&str>([]).await;
     let table = table_of(&config).await;
     let (hour, day) = (NOW / HOUR, NOW / HOUR / 24);
     let hash = "!".to_owned() + &"0".repeat(64);

@@ -34,23 +34,30 @@ pub struct Collector {
     pub http: reqwest::Client,
     folder: Folder,
     arguments: Vec<String>,
-    level: &'static str,
+    environment: Vec<(String, String)>,
     process: Child,
 }
 
 impl Collector {
     pub fn start(arguments: &[&str]) -> Self {
-        Self::start_logging("info", arguments)
+        Self::start_in(&[], arguments)
     }
 
     /// With a log that says more or less.
-    pub fn start_logging(level: &'static str, arguments: &[&str]) -> Self {
+    pub fn start_logging(level: &str, arguments: &[&str]) -> Self {
+        Self::start_in(&[("RUST_LOG", level)], arguments)
+    }
+
+    /// With these variables.
+    pub fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
         let folder = Folder::new();
         let keys = site::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()], false, |_| Ok(())).unwrap();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let (process, url) = spawn(&folder.0, level, &arguments);
+        let environment: Vec<_> = environment.iter().map(|&(name, value)| (name.into(), value.into())).collect();
+        let (process, url) = spawn(&folder.0, &environment, &arguments);
         let http = reqwest::Client::new();
-        Self { url, secret_key: keys.secret_key, write_key: keys.write_key, http, folder, arguments, level, process }
+        let (secret_key, write_key) = (keys.secret_key, keys.write_key);
+        Self { url, secret_key, write_key, http, folder, arguments, environment, process }
     }
 
     pub fn sites(&self) -> PathBuf {
@@ -96,7 +103,7 @@ impl Collector {
     }
 
     pub fn restart(&mut self) {
-        (self.process, self.url) = spawn(&self.folder.0, self.level, &self.arguments);
+        (self.process, self.url) = spawn(&self.folder.0, &self.environment, &self.arguments);
     }
 
     /// Asks it to stop, and waits until it has.
@@ -138,7 +145,7 @@ impl Drop for Collector {
     }
 }
 
-fn spawn(folder: &Path, level: &str, arguments: &[String]) -> (Child, String) {
+fn spawn(folder: &Path, environment: &[(String, String)], arguments: &[String]) -> (Child, String) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
     let mut process = Command::new(env!("CARGO_BIN_EXE_tallymark-collector"))
         .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
@@ -146,7 +153,8 @@ fn spawn(folder: &Path, level: &str, arguments: &[String]) -> (Child, String) {
         .arg("--sites")
         .arg(folder.join("sites.json"))
         .args(arguments)
-        .env("RUST_LOG", level)
+        .env("RUST_LOG", "info")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdout(Stdio::piped())
         .stderr(log)
         .spawn()
