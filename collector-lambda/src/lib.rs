@@ -24,6 +24,8 @@ pub mod dynamodb;
 #[cfg(feature = "server")]
 pub mod embedded;
 mod error;
+#[cfg(feature = "lambda")]
+mod event;
 #[cfg(feature = "aws")]
 pub mod firehose;
 pub mod ingest;
