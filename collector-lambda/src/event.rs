@@ -19,11 +19,15 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use axum::response::Response;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http_body::Frame;
 use http_body_util::BodyExt;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 
 /// What no URL may hold as it is. Front doors decode paths, and let some of it through in queries.
 const NOT_IN_QUERY: &AsciiSet = &CONTROLS
@@ -40,11 +44,27 @@ const NOT_IN_QUERY: &AsciiSet = &CONTROLS
     .add(b'}');
 const NOT_IN_PATH: &AsciiSet = &NOT_IN_QUERY.add(b'?');
 
+/// How a gzip begins once somebody has taken it for text, and replaced what is none. An HTTP API and a Function URL do
+/// so with whatever is declared as JSON.
+const DAMAGED_GZIP: &str = "\u{1f}\u{fffd}";
+
+/// A body that has not arrived whole: its sender is not to blame, and must not take it for refused.
+struct Damaged;
+
+impl http_body::Body for Damaged {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        Poll::Ready(Some(Err("damaged on the way")))
+    }
+}
+
 /// The parts of an event that a request is made of, whichever front door it comes from.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Event {
-    request_context: Context,
+    request_context: Origin,
     http_method: Option<String>,
     path: Option<String>,
     raw_query_string: Option<String>,
@@ -59,7 +79,7 @@ pub(crate) struct Event {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Context {
+struct Origin {
     stage: Option<String>,
     /// In payload 2.0 alone.
     http: Option<Http>,
@@ -102,7 +122,7 @@ impl Event {
 
     /// The request, with the address of the client in its extensions. `None` is for what no front door sends.
     pub(crate) fn into_request(self) -> Option<Request> {
-        let Context { stage, http, identity, elb } = self.request_context;
+        let Origin { stage, http, identity, elb } = self.request_context;
         let headers = headers(all(self.multi_value_headers, self.headers));
         let parameters = all(self.multi_value_query_string_parameters, self.query_string_parameters);
         let (method, path, query, address) = match http {
@@ -122,9 +142,15 @@ impl Event {
                 (self.http_method?, self.path?, query(parameters, encoded), address)
             }
         };
-        let body = self.body.unwrap_or_default();
-        let body = if self.is_base64_encoded { STANDARD.decode(body).ok()? } else { body.into_bytes() };
-        let mut request = Request::new(Body::from(body));
+        let body = match self.body.unwrap_or_default() {
+            body if self.is_base64_encoded => Body::from(STANDARD.decode(body).ok()?),
+            body if body.starts_with(DAMAGED_GZIP) => {
+                tracing::error!("the front door has damaged a gzip body; clients behind it must not compress");
+                Body::new(Damaged)
+            }
+            body => Body::from(body),
+        };
+        let mut request = Request::new(body);
         *request.method_mut() = Method::from_bytes(method.as_bytes()).ok()?;
         *request.uri_mut() = uri(&path, &query)?;
         *request.headers_mut() = headers;

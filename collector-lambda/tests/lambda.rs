@@ -452,6 +452,23 @@ async fn a_load_balancer_may_ask_whether_it_is_well() {
     assert_eq!((answer.status, answer.json()), (200, json!({"status": "ok"})));
 }
 
+/// An HTTP API hands on as text what is declared as JSON, whatever its encoding.
+#[tokio::test]
+async fn a_body_that_the_front_door_has_damaged_is_kept_by_its_client() {
+    let (sites, keys) = sites();
+    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let (function, _server) = both(&sites, &stream, &table).await;
+    for door in &DOORS {
+        let call = Call::new("POST", "/v1/batch", Some(&keys.write), &batch()).gzip();
+        let mut event = (door.event)(&call, false);
+        event["body"] = String::from_utf8_lossy(&call.body).into();
+        event["isBase64Encoded"] = false.into();
+        let answer = Answer::from_event(door, &function.invoke(event).await);
+        assert_eq!((answer.status, &answer.json()["code"]), (408, &json!("request_timeout")), "{}", door.name);
+    }
+    assert!(function.log().contains("the front door has damaged a gzip body"));
+}
+
 /// What may be in a request that a stranger has made up, and that front doors hand on.
 #[tokio::test]
 async fn nothing_that_strangers_send_harms_the_function() {

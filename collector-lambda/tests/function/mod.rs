@@ -41,7 +41,10 @@ struct Runtime {
 
 async fn next(State(runtime): State<Runtime>) -> impl IntoResponse {
     runtime.asked.send_modify(|asked| *asked += 1);
-    let (id, event) = runtime.events.lock().await.recv().await.unwrap();
+    let Some((id, event)) = runtime.events.lock().await.recv().await else {
+        // Nobody will ask it anything any more.
+        return std::future::pending().await;
+    };
     let headers = [
         ("lambda-runtime-aws-request-id", id),
         ("lambda-runtime-deadline-ms", "4102444800000".into()),
