@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint test-rust test-package test-wasm test-npm test-python test-demo test-browsers audit bench \
-	bench-peers bench-browser clean
+	bench-peers bench-browser lambda test-lambda bench-lambda clean
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PORT ?= 8787
@@ -20,6 +20,7 @@ help:
 	@echo "make demo   a page whose clicks you can watch arrive (PORT=8787, DATA_DIR=.tallymark)"
 	@echo "make test   everything that proves it"
 	@echo "make test-browsers  the tracker in Firefox and WebKit too; writes npm/BROWSERS.md"
+	@echo "make lambda  the Lambda's packages for x86-64 and arm64; make test-lambda: runs both; make bench-lambda: its start"
 	@echo "make audit  licences, sources and known defects of what it depends on"
 	@echo "make bench  the Rust client's speed; make bench-peers: beside other clients"
 	@echo "make bench-browser  the tracker's size and speed beside other trackers"
@@ -115,6 +116,23 @@ bench-browser: npm/dist/tallymark.js
 	@.ci/tools npm browser
 	node bench/browser/sizes.mjs
 	node bench/browser/speed.mjs
+
+# The Lambda's packages, as they are deployed. See collector-lambda/LAMBDA.md.
+lambda:
+	@collector-lambda/deploy/package
+
+# The Lambda's tests again, with the programs in its packages; that for arm64 in an emulator.
+test-lambda: lambda
+	@.ci/tools python emulator
+	BOOTSTRAP=$(CURDIR)/target/lambda/x86_64/bootstrap cargo test --package tallymark-collector --all-features --test lambda
+	BOOTSTRAP="qemu-aarch64-static -L /usr/aarch64-linux-gnu $(CURDIR)/target/lambda/arm64/bootstrap" \
+		cargo test --package tallymark-collector --all-features --test lambda
+
+# What is measured is the program in the package; what measures it need not be optimised.
+bench-lambda: lambda
+	@.ci/tools python
+	BOOTSTRAP=$(CURDIR)/target/lambda/x86_64/bootstrap \
+		cargo bench --profile dev --package tallymark-collector --all-features --bench lambda
 
 clean:
 	cargo clean

@@ -10,21 +10,19 @@
 
 use crate::Error;
 use crate::aws::Backoff;
-use crate::client::Client;
 use crate::dynamodb::DynamoDb;
+use crate::event::{Answer, Event};
 use crate::firehose::Firehose;
 use crate::routes::{self, Collector};
 use crate::site::Sites;
 use crate::store::{Counters, Lake, Store};
 use aws_config::SdkConfig;
-use axum::http::Uri;
-use lambda_http::request::RequestContext;
-use lambda_http::tower::Service;
-use lambda_http::{Request, RequestExt, service_fn};
+use lambda_runtime::{LambdaEvent, service_fn};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tower_service::Service;
 
 /// After how long the list of sites is read again.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -41,17 +39,20 @@ pub async fn run() -> ExitCode {
         }
     };
     let router = routes::router(Arc::clone(&collector));
-    let handle = service_fn(|request: Request| {
+    let handle = service_fn(|event: LambdaEvent<Event>| {
         let (collector, secret, mut router) = (Arc::clone(&collector), secret.clone(), router.clone());
         async move {
             // Before the request: after it, the function may be stopped at any time.
             if let Some(secret) = secret {
                 secret.refresh(&collector).await;
             }
-            router.call(without_stage(with_client(request))).await
+            let shape = event.payload.shape();
+            let request = event.payload.into_request().ok_or("the event is no HTTP request")?;
+            let Ok(response) = router.call(request).await;
+            Ok::<_, lambda_runtime::Error>(Answer::new(response, shape).await?)
         }
     });
-    match lambda_http::run(handle).await {
+    match lambda_runtime::run(handle).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(%error, "the Lambda runtime has failed");
@@ -142,42 +143,4 @@ impl SitesSecret {
 
 fn after(wait: Duration) -> u64 {
     crate::now().saturating_add(wait.as_millis() as u64)
-}
-
-/// The request with the address of the client, as its front door says it.
-pub fn with_client(mut request: Request) -> Request {
-    let address = match request.request_context_ref() {
-        Some(RequestContext::ApiGatewayV1(context)) => context.identity.source_ip.as_deref(),
-        Some(RequestContext::ApiGatewayV2(context)) => context.http.source_ip.as_deref(),
-        // A load balancer appends whom it got the request from.
-        Some(RequestContext::Alb(_)) => {
-            let header = request.headers().get("x-forwarded-for").and_then(|header| header.to_str().ok());
-            header.and_then(|header| header.rsplit(',').next())
-        }
-        _ => None,
-    };
-    if let Some(address) = address.and_then(|address| address.trim().parse().ok()) {
-        request.extensions_mut().insert(Client(address));
-    }
-    request
-}
-
-/// The request with the path that its sender meant. API Gateway puts the name of a stage before it, in
-/// some events and not in others, and `lambda_http` in all of them.
-pub fn without_stage(mut request: Request) -> Request {
-    let (stage, path) = match request.request_context_ref() {
-        Some(RequestContext::ApiGatewayV1(context)) => (&context.stage, &context.path),
-        Some(RequestContext::ApiGatewayV2(context)) => (&context.stage, &context.http.path),
-        _ => return request,
-    };
-    // The path as the gateway got it tells a stage from a route of the same name.
-    let path = path.as_deref().unwrap_or_else(|| request.raw_http_path());
-    let staged = stage.as_ref().and_then(|stage| path.strip_prefix('/')?.strip_prefix(stage.as_str()));
-    let path = staged.filter(|path| path.starts_with('/')).unwrap_or(path);
-    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
-    // What is no URI is no route either, and stays as it is.
-    if let Ok(uri) = format!("{path}{query}").parse::<Uri>() {
-        *request.uri_mut() = uri;
-    }
-    request
 }

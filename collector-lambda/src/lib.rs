@@ -26,6 +26,8 @@ pub mod dynamodb;
 #[cfg(feature = "server")]
 pub mod embedded;
 mod error;
+#[cfg(feature = "lambda")]
+mod event;
 #[cfg(feature = "faults")]
 pub mod faults;
 #[cfg(feature = "aws")]

@@ -51,7 +51,8 @@ fn make() -> Value {
                 lengths of text are bytes of UTF-8. A member that is null is absent; members and parameters that are \
                 not known are ignored. Bodies are JSON, plain or as gzip. A path that is not here is answered 404 \
                 `not_found`, a method that is not here 405 `method_not_allowed`. Every answer carries an \
-                `x-request-id`.",
+                `x-request-id`; one that does not is that of a proxy or a gateway in front, such as Lambda's, with \
+                limits of its own.",
         },
         "security": [],
         "paths": {

@@ -3,7 +3,9 @@
 
 use std::process::ExitCode;
 use tallymark_collector::lambda;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
@@ -14,14 +16,11 @@ async fn main() -> ExitCode {
 /// One JSON object a line, at the level that the function's logging configuration or `RUST_LOG` asks for.
 fn log() {
     let level = ["AWS_LAMBDA_LOG_LEVEL", "RUST_LOG"].into_iter().find_map(|name| std::env::var(name).ok());
-    let filter =
-        EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).parse_lossy(level.unwrap_or_default());
+    let filter = level.and_then(|level| level.parse().ok());
+    let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
     // At TRACE the runtime would log whole events, keys and all.
-    let filter = match "lambda_runtime=info".parse() {
-        Ok(quiet) => filter.add_directive(quiet),
-        Err(_) => filter,
-    };
+    let filter = filter.with_target("lambda_runtime", LevelFilter::INFO);
     // A log that cannot be written is no reason to fail.
-    let log = tracing_subscriber::fmt().json().flatten_event(true).with_current_span(false).log_internal_errors(false);
-    log.with_env_filter(filter).init();
+    let log = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false);
+    tracing_subscriber::registry().with(log.log_internal_errors(false)).with(filter).init();
 }
