@@ -8,7 +8,7 @@
 //! - [`openapi`] describes it, and `GET /docs` shows that to people.
 //! - [`store`] says what stands behind: the embedded store, Firehose, DynamoDB.
 
-mod auth;
+pub mod auth;
 #[cfg(feature = "aws")]
 mod aws;
 pub mod batch;
@@ -41,7 +41,7 @@ pub mod rate;
 mod reconcile;
 #[cfg(feature = "server")]
 mod reload;
-mod request;
+pub mod request;
 #[cfg(feature = "server")]
 mod retention;
 pub mod routes;
