@@ -54,7 +54,9 @@ fn make() -> Value {
                 absent, and one that is not known is ignored; a parameter that is not known is refused where \
                 parameters are taken. Bodies are JSON, plain or as a gzip of at most {GZIP_MEMBERS} members. A path \
                 that is not here is answered 404 `not_found`, a method that is not here 405 `method_not_allowed`. \
-                Every answer carries an `x-request-id`."),
+                What can be got by GET answers HEAD too, and every path the preflights of browsers, without a key. \
+                Every answer carries an `x-request-id`. What is no HTTP/1.1 request is answered 400, or 431 if its \
+                head is too large, without a body."),
         },
         "security": [],
         "paths": {
@@ -352,6 +354,10 @@ fn refusal(status: u16, kinds: &[&Kind]) -> Value {
     });
     let seconds = json!({"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}});
     match status {
+        415 => {
+            let gzip = json!({"description": "With `unsupported_encoding`.", "schema": {"const": "gzip"}});
+            refusal["headers"] = json!({"Accept-Encoding": gzip});
+        }
         401 => refusal["headers"] = json!({"WWW-Authenticate": {"schema": {"type": "string"}}}),
         429 | 503 => refusal["headers"] = json!({"Retry-After": seconds}),
         _ => {}
