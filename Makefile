@@ -3,7 +3,7 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-rust test-package test-wasm test-npm test-python test-demo test-browsers audit bench \
+.PHONY: help demo test lint test-rust test-package test-wasm test-npm test-python test-demo test-browsers audit fuzz bench \
 	bench-peers bench-browser lambda test-lambda bench-lambda clean
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
@@ -22,6 +22,7 @@ help:
 	@echo "make test-browsers  the tracker in Firefox and WebKit too; writes npm/BROWSERS.md"
 	@echo "make lambda  the Lambda's packages for x86-64 and arm64; make test-lambda: runs both; make bench-lambda: its start"
 	@echo "make audit  licences, sources and known defects of what it depends on"
+	@echo "make fuzz   what strangers send, mutated FUZZ_RUNS times a target (1000000)"
 	@echo "make bench  the Rust client's speed; make bench-peers: beside other clients"
 	@echo "make bench-browser  the tracker's size and speed beside other trackers"
 
@@ -102,6 +103,18 @@ audit:
 	cargo deny check licenses bans sources
 	@if cargo deny fetch db; then cargo deny check --disable-fetch advisories; \
 		else echo "– the database of advisories cannot be had from here, so they are NOT checked"; fi
+
+# Runs each fuzz target so often, from the corpus in the repository; what it finds on the way stays in its target folder.
+# Not part of the tests, which replay that corpus. Without a sanitizer no nightly is needed, and no code of ours is unsafe.
+FUZZ := collector-lambda/fuzz
+FUZZ_RUNS ?= 1000000
+fuzz:
+	@.ci/tools fuzz
+	for target in $$(cargo fuzz list --fuzz-dir $(FUZZ)); do \
+		mkdir -p $(FUZZ)/target/corpus/$$target; \
+		cargo fuzz run --sanitizer none --fuzz-dir $(FUZZ) $$target $(FUZZ)/target/corpus/$$target $(FUZZ)/corpus/$$target \
+			-- -runs=$(FUZZ_RUNS) -max_len=1024 -print_final_stats=1; \
+	done
 
 # How fast the client is. Not part of the tests: the machine decides what comes out.
 bench:

@@ -53,11 +53,14 @@ impl FromRequestParts<Arc<Collector>> for Reader {
 }
 
 fn authenticate(parts: &Parts, collector: &Collector) -> Result<(Arc<Site>, Key), Problem> {
-    let Some(header) = parts.headers.get(header::AUTHORIZATION) else {
+    let mut headers = parts.headers.get_all(header::AUTHORIZATION).iter();
+    let Some(header) = headers.next() else {
         return Err(Problem::new(&AUTH_REQUIRED, "Send the username and a key by Basic auth."));
     };
-    let (username, key) = credentials(header.as_bytes()).ok_or_else(|| {
-        Problem::new(&AUTH_MALFORMED, "Send `Basic`, a space, and base64 of the username, a colon and the key.")
+    // Of two, something on the way may have believed the other.
+    let credentials = credentials(header.as_bytes()).filter(|_| headers.next().is_none());
+    let (username, key) = credentials.ok_or_else(|| {
+        Problem::new(&AUTH_MALFORMED, "Send `Basic`, a space, and base64 of the username, a colon and the key, once.")
     })?;
     let (site, key) = collector
         .sites
@@ -70,7 +73,8 @@ fn authenticate(parts: &Parts, collector: &Collector) -> Result<(Arc<Site>, Key)
     Ok((site, key))
 }
 
-fn credentials(header: &[u8]) -> Option<(String, String)> {
+/// The username and the key in an `Authorization` header, unless it is malformed.
+pub fn credentials(header: &[u8]) -> Option<(String, String)> {
     let text = std::str::from_utf8(header).ok()?;
     let (scheme, encoded) = text.split_once(' ')?;
     if !scheme.eq_ignore_ascii_case("basic") {

@@ -8,7 +8,7 @@
 //! - [`openapi`] describes it, and `GET /docs` shows that to people.
 //! - [`store`] says what stands behind: the embedded store, Firehose, DynamoDB.
 
-mod auth;
+pub mod auth;
 #[cfg(feature = "aws")]
 mod aws;
 pub mod batch;
@@ -49,7 +49,7 @@ mod reconcile;
 mod reconcile_aws;
 #[cfg(feature = "server")]
 mod reload;
-mod request;
+pub mod request;
 #[cfg(feature = "server")]
 mod retention;
 pub mod routes;

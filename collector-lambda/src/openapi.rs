@@ -4,22 +4,25 @@ use crate::batch::LOST;
 use crate::counts::{SERIES_POINTS, TOP_KEYS};
 use crate::ingest::{LOST_EVENTS, REASON_BYTES};
 use crate::problem::*;
+use crate::request::GZIP_MEMBERS;
 use crate::routes::{IDEMPOTENCY_KEY_BYTES, limits_json};
-use axum::Json;
+use axum::http::header;
+use axum::response::IntoResponse;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 use tallymark::limits;
 
 static DOCUMENT: LazyLock<Value> = LazyLock::new(make);
+static TEXT: LazyLock<String> = LazyLock::new(|| DOCUMENT.to_string());
 
 /// The document, as OpenAPI 3.1.
 pub fn document() -> &'static Value {
     &DOCUMENT
 }
 
-pub(crate) async fn answer() -> Json<&'static Value> {
-    Json(document())
+pub(crate) async fn answer() -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str())
 }
 
 /// What any key may meet.
@@ -46,13 +49,15 @@ fn make() -> Value {
         "info": {
             "title": "Tallymark collector",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "Counts page views, button clicks and custom events, each exactly once. Times are \
-                milliseconds since the Unix epoch. Whole numbers are written without fraction and exponent. The \
-                lengths of text are bytes of UTF-8. A member that is null is absent; members and parameters that are \
-                not known are ignored. Bodies are JSON, plain or as gzip. A path that is not here is answered 404 \
-                `not_found`, a method that is not here 405 `method_not_allowed`. Every answer carries an \
-                `x-request-id`; one that does not is that of a proxy or a gateway in front, such as Lambda's, with \
-                limits of its own.",
+            "description": format!("Counts page views, button clicks and custom events, each exactly once. Times are \
+                milliseconds since the Unix epoch. The lengths of text are bytes of UTF-8. A member that is null is \
+                absent, and one that is not known is ignored; a parameter that is not known is refused where \
+                parameters are taken. Bodies are JSON, plain or as a gzip of at most {GZIP_MEMBERS} members. A path \
+                that is not here is answered 404 `not_found`, a method that is not here 405 `method_not_allowed`. \
+                What can be got by GET answers HEAD too, and every path the preflights of browsers, without a key. \
+                Every answer carries an `x-request-id`; one that does not is that of a proxy or a gateway in front, such as \
+                Lambda's, with limits of its own, or of what is no HTTP/1.1 request: 400, or 431 if its head is too \
+                large, without a body."),
         },
         "security": [],
         "paths": {
@@ -63,7 +68,7 @@ fn make() -> Value {
                      event gets its own verdict. A body has at most {} bytes, decoded, and {} events.",
                     limits::BATCH_BYTES, limits::BATCH_EVENTS
                 ),
-                "Batch", "Receipt", BATCH, vec![header(
+                "Batch", "Receipt", BATCH, vec![request_header(
                     "tallymark-sent-at",
                     "When it is sent, by the client's clock. The times of events are corrected by it; what is no \
                      number is not looked at.",
@@ -267,14 +272,14 @@ fn query(name: &str, description: &str, required: bool, schema: Value) -> Value 
     query
 }
 
-fn header(name: &str, description: &str, schema: Value) -> Value {
+fn request_header(name: &str, description: &str, schema: Value) -> Value {
     let mut header = json!({"name": name, "in": "header", "required": false, "description": description});
     header["schema"] = schema;
     header
 }
 
 fn single(summary: &str, body: &str) -> Value {
-    let idempotency_key = header(
+    let idempotency_key = request_header(
         "idempotency-key",
         "Makes it safe to send the same again: it is counted once.",
         json!({"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_BYTES, "pattern": "^[!-~]([\\t -~]*[!-~])?$"}),
@@ -350,6 +355,10 @@ fn refusal(status: u16, kinds: &[&Kind]) -> Value {
     });
     let seconds = json!({"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}});
     match status {
+        415 => {
+            let gzip = json!({"description": "With `unsupported_encoding`.", "schema": {"const": "gzip"}});
+            refusal["headers"] = json!({"Accept-Encoding": gzip});
+        }
         401 => refusal["headers"] = json!({"WWW-Authenticate": {"schema": {"type": "string"}}}),
         429 | 503 => refusal["headers"] = json!({"Retry-After": seconds}),
         _ => {}

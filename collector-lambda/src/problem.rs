@@ -6,6 +6,9 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 use std::time::Duration;
 
+/// The most of a detail that is told.
+const DETAIL_BYTES: usize = 500;
+
 /// What a request did wrong, or what the collector cannot do for it now.
 #[derive(Debug)]
 pub struct Problem {
@@ -44,7 +47,7 @@ kinds! {
     WRITE_KEY_CANNOT_READ 403 "write_key_cannot_read" "The write key cannot read";
     NOT_FOUND 404 "not_found" "There is nothing at this path";
     METHOD_NOT_ALLOWED 405 "method_not_allowed" "This path does not take this method";
-    REQUEST_TIMEOUT 408 "request_timeout" "The body did not arrive in time";
+    REQUEST_TIMEOUT 408 "request_timeout" "The body did not arrive whole in time";
     BODY_TOO_LARGE 413 "body_too_large" "The body is too large";
     TOO_MANY_EVENTS 413 "too_many_events" "The batch holds too many events";
     EVENT_TOO_LARGE 413 "event_too_large" "The event is too large";
@@ -62,8 +65,25 @@ kinds! {
 
 impl Problem {
     /// A problem of this kind, with what is particular about it.
+    ///
+    /// A reader's error may quote what it has read, however long that is, so the end of a long one is cut off.
     pub fn new(kind: &'static Kind, detail: impl Into<String>) -> Self {
-        Self { kind, detail: detail.into(), header: None }
+        let mut detail = detail.into();
+        if detail.len() > DETAIL_BYTES {
+            detail.truncate(detail.floor_char_boundary(DETAIL_BYTES));
+            detail.push('…');
+        }
+        Self { kind, detail, header: None }
+    }
+
+    /// What kind it is.
+    pub fn kind(&self) -> &'static Kind {
+        self.kind
+    }
+
+    /// What is particular about it.
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// Whether the request is not to blame, so that the same may succeed later.

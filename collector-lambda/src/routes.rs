@@ -250,7 +250,7 @@ fn require_session(event: Event) -> Result<Event, Problem> {
 
 /// Any JSON object as a custom event: all of it becomes the properties. What it calls `name` is what it is
 /// counted by, or else `track`.
-fn any_object(json: &Value) -> Result<Event, Problem> {
+pub fn any_object(json: &Value) -> Result<Event, Problem> {
     let text = |name: &str| {
         let value = json.get(name)?.as_str()?;
         (!value.is_empty() && value.len() <= limits::NAME_BYTES).then(|| value.to_owned())
@@ -296,6 +296,7 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct UrlQuery {
     url: String,
 }
@@ -310,6 +311,7 @@ async fn page_view_count(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ButtonQuery {
     button_id: String,
 }
@@ -338,6 +340,7 @@ async fn count_of(
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct CountsQuery {
     event_type: String,
     key: Option<String>,
@@ -410,6 +413,7 @@ fn whole_hours(from: u64, to: u64, step: u64) -> Result<Hours, Problem> {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct TopQuery {
     event_type: String,
     #[serde(default = "default_top")]
@@ -443,7 +447,8 @@ fn check_event_type(event_type: &str) -> Result<(), Problem> {
     }
 }
 
-/// Parsed only after the key has been checked, so that strangers learn nothing.
+/// Parsed only after the key has been checked, so that strangers learn nothing. A parameter that is not known is
+/// refused: a misspelt `from` would give a number that is right for another question.
 fn query<T: DeserializeOwned>(raw: Option<String>) -> Result<T, Problem> {
     let uri = format!("/?{}", raw.unwrap_or_default());
     let uri = uri.parse().map_err(|_| invalid_query("The query cannot be read."))?;

@@ -96,6 +96,33 @@ impl http_body::Body for Stalled {
     }
 }
 
+/// A body of which a byte comes every second.
+struct Trickling(tokio::time::Interval);
+
+impl http_body::Body for Trickling {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<bytes::Bytes>, Self::Error>>> {
+        self.0.poll_tick(context).map(|_| Some(Ok(http_body::Frame::data(bytes::Bytes::from_static(b" ")))))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_body_that_comes_byte_by_byte_is_not_waited_for() {
+    let world = world();
+    for path in ["/v1/batch", "/track"] {
+        let started = tokio::time::Instant::now();
+        let trickle = Trickling(tokio::time::interval(Duration::from_secs(1)));
+        let (status, problem) = world.post(path, Body::new(trickle)).await;
+        assert_eq!((status.as_u16(), &problem["code"]), (408, &json!("request_timeout")));
+        assert_eq!(started.elapsed().as_secs(), 60, "in all, however lively it is");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_body_that_does_not_come_is_not_waited_for() {
     let world = world();

@@ -4,6 +4,7 @@
 use crate::event::{Common, InvalidEvent, Problem};
 use crate::id::{BatchId, EventId};
 use crate::{ButtonClick, Custom, Event, PageView, Properties};
+use serde::de::{Deserializer, Error, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -16,13 +17,13 @@ pub struct Batch<E = Value> {
     /// Names the batch: a UUID.
     pub batch_id: BatchId,
     /// When it was sent, by the client's clock, in milliseconds since the Unix epoch.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     pub sent_at: Option<u64>,
     /// Names the client, such as `tallymark-js/0.1.0`.
     #[serde(default)]
     pub sdk: Option<String>,
     /// Events the client has lost since it last said so, by reason.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "wholes")]
     pub lost: BTreeMap<String, u64>,
     /// The events.
     pub events: Vec<E>,
@@ -82,6 +83,48 @@ impl Event {
     pub fn decode_as(event_type: &str, json: Value) -> Result<Self, InvalidEvent> {
         Members::new(json)?.event(event_type)
     }
+}
+
+const WHOLE: &str = "a whole number, not negative";
+
+/// A whole number, also one written as `1.0` or `1e3`: there are languages that have no other.
+struct Whole(u64);
+
+impl<'de> Deserialize<'de> for Whole {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(WholeVisitor)
+    }
+}
+
+struct WholeVisitor;
+
+impl Visitor<'_> for WholeVisitor {
+    type Value = Whole;
+
+    fn expecting(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(WHOLE)
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<Whole, E> {
+        Ok(Whole(number))
+    }
+
+    fn visit_f64<E: Error>(self, number: f64) -> Result<Whole, E> {
+        const END: f64 = 18_446_744_073_709_551_616.0;
+        if number.fract() == 0.0 && (0.0..END).contains(&number) {
+            return Ok(Whole(number as u64));
+        }
+        Err(E::invalid_value(Unexpected::Float(number), &self))
+    }
+}
+
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(Option::<Whole>::deserialize(deserializer)?.map(|Whole(number)| number))
+}
+
+fn wholes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, u64>, D::Error> {
+    let wholes = BTreeMap::<String, Whole>::deserialize(deserializer)?;
+    Ok(wholes.into_iter().map(|(name, Whole(number))| (name, number)).collect())
 }
 
 struct Members(Map<String, Value>);
@@ -158,9 +201,9 @@ impl Members {
     fn number(&mut self, name: &'static str) -> Result<Option<u64>, InvalidEvent> {
         match self.take(name) {
             None => Ok(None),
-            Some(value) => match value.as_u64() {
-                Some(number) => Ok(Some(number)),
-                None => Err(InvalidEvent::new("invalid_event", name, Problem::NotA("a whole number, not negative"))),
+            Some(value) => match Whole::deserialize(value) {
+                Ok(Whole(number)) => Ok(Some(number)),
+                Err(_) => Err(InvalidEvent::new("invalid_event", name, Problem::NotA(WHOLE))),
             },
         }
     }

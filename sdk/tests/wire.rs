@@ -58,6 +58,31 @@ fn receipts_and_batches_are_read() {
 }
 
 #[test]
+fn a_whole_number_may_be_written_with_a_point_or_an_exponent() {
+    let read = |number: &str| -> Option<(Option<u64>, u64, Option<u64>)> {
+        let json = format!(
+            r#"{{"batch_id":"019aa2e6-b5d8-7000-8000-000000000000","sent_at":{number},"lost":{{"age":{number}}},
+            "events":[{{"event_type":"custom","name":"n","occurred_at":{number}}}]}}"#
+        );
+        let batch: Batch = serde_json::from_str(&json).ok()?;
+        Some((batch.sent_at, batch.lost["age"], Event::decode(batch.events[0].clone()).ok()?.occurred_at()))
+    };
+    for (number, value) in [
+        ("7", 7),
+        ("7.0", 7),
+        ("-0.0", 0),
+        ("1.763673600e12", 1_763_673_600_000),
+        ("18446744073709551615", u64::MAX),
+        ("18446744073709549568.0", 18_446_744_073_709_549_568),
+    ] {
+        assert_eq!(read(number), Some((Some(value), value, Some(value))), "{number}");
+    }
+    for number in ["7.5", "-1", "-1.0", "18446744073709551616", "1e300", "1e400", "true", "\"7\"", "[7]"] {
+        assert_eq!(read(number), None, "{number}");
+    }
+}
+
+#[test]
 fn an_event_larger_than_the_limit_is_not_encoded() {
     let large = "x".repeat(tallymark::limits::EVENT_BYTES);
     let event: Event = tallymark::Custom::new("large").property("text", large).into();
