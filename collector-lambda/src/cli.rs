@@ -140,6 +140,23 @@ enum SiteCommand {
         #[command(flatten)]
         file: SitesFile,
     },
+    /// Change where a site's pages live, or whether visitors' addresses are stored. Its keys stay.
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+    Set {
+        /// The site's name.
+        name: String,
+        /// Where its pages live from now on, instead of all that was said before. May be given several times.
+        #[arg(long = "origin", value_name = "URL", group = "change")]
+        origins: Vec<String>,
+        /// It has no pages: the write key is good for nothing until there is an origin.
+        #[arg(long, conflicts_with = "origins", group = "change")]
+        no_origin: bool,
+        /// Whether to store the visitors' IP addresses from now on.
+        #[arg(long, value_name = "true|false", group = "change")]
+        store_ip: Option<bool>,
+        #[command(flatten)]
+        file: SitesFile,
+    },
     /// Print the sites: names, origins, and old keys that are still good.
     List {
         #[command(flatten)]
@@ -232,6 +249,10 @@ impl SiteCommand {
                     let NewKeys { secret_key, write_key } = keys;
                     writeln!(out, "username: {name}\nsecret_key: {secret_key}\nwrite_key: {write_key}")
                 })?;
+            }
+            Self::Set { name, origins, no_origin, store_ip, file } => {
+                let origins = (no_origin || !origins.is_empty()).then_some(&origins[..]);
+                site::set(&file.sites, &name, origins, store_ip)?;
             }
             Self::List { file } => {
                 for site in site::list(&file.sites)? {

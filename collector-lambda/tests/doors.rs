@@ -156,6 +156,43 @@ async fn keys_rotate_while_it_runs() {
 }
 
 #[tokio::test]
+async fn a_site_moves_while_it_runs_and_keeps_its_keys() {
+    const NEW: &str = "https://new.example";
+    let collector = Collector::start(&[]);
+    let status = async |origin: &str| {
+        let request = collector.http.post(format!("{}/v1/batch", collector.url)).header("origin", origin);
+        let answer = request.basic_auth("shop", Some(&collector.write_key)).json(&batch(1)).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!((status(ORIGIN).await, status(NEW).await), (200, 403));
+    assert!(site("set", &collector, &["shop", "--origin", NEW, "--origin", "http://localhost:3000"]).status.success());
+    collector.logged(IN_USE, 1).await;
+    assert_eq!((status(ORIGIN).await, status(NEW).await), (403, 200));
+
+    let list = || String::from_utf8(site("list", &collector, &[]).stdout).unwrap();
+    assert_eq!(list(), format!("shop  {NEW}  http://localhost:3000\n"));
+    assert!(site("set", &collector, &["shop", "--store-ip", "true"]).status.success());
+    assert_eq!(list(), format!("shop  {NEW}  http://localhost:3000  stores IP addresses\n"), "the origins stay");
+    let good = std::fs::read_to_string(collector.sites()).unwrap();
+    let refused: [&[&str]; 6] = [
+        &["shop"],
+        &["nobody", "--store-ip", "true"],
+        &["shop", "--origin", "https://SHOP.example"],
+        &["shop", "--origin", NEW, "--no-origin"],
+        &["shop", "--store-ip"],
+        &["shop", "--store-ip", "maybe"],
+    ];
+    for arguments in refused {
+        assert!(!site("set", &collector, arguments).status.success(), "{arguments:?}");
+    }
+    assert_eq!(std::fs::read_to_string(collector.sites()).unwrap(), good);
+    assert!(site("set", &collector, &["shop", "--no-origin", "--store-ip", "false"]).status.success());
+    assert_eq!(list(), "shop\n");
+    collector.logged(IN_USE, 2).await;
+    assert_eq!(status_of(&collector, "shop", &collector.secret_key).await, 200);
+}
+
+#[tokio::test]
 async fn an_old_key_ends_by_itself() {
     let collector = Collector::start(&[]);
     let new = said(&site("rotate", &collector, &["shop", "--overlap", "1h"]), "secret_key").unwrap();
