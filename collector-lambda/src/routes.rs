@@ -199,6 +199,8 @@ async fn batch(State(collector): Shared, writer: Writer, request: Request) -> Re
     let (Parts { headers, extensions, .. }, body) = request.into_parts();
     let body = json_body(&headers, body, limits::BATCH_BYTES).await?;
     let prepared = ingest::prepare_batch(&writer.site, writer.key, &body, arrival(&headers, &extensions))?;
+    // Its room is another's while this one waits for the disk.
+    drop(body);
     Ok(commit(&collector, &extensions, prepared).await)
 }
 
@@ -231,6 +233,7 @@ async fn single(
         Ok(prepared) => prepared,
         Err(problem) => return Ok((Extension(Outcome::of(1, Err(&problem))), Err(problem))),
     };
+    drop(body);
     let (outcome, answer) = commit(&collector, &extensions, prepared).await;
     Ok((outcome, answer.map(|_| Json(json!({"message": "Received"})))))
 }

@@ -193,6 +193,55 @@ async fn a_site_moves_while_it_runs_and_keeps_its_keys() {
 }
 
 #[tokio::test]
+async fn bodies_on_their_way_take_only_so_much_memory() {
+    use base64::Engine;
+    let collector = Collector::start(&[]);
+    let before = collector.peak_memory();
+    let credentials = format!("shop:{}", collector.secret_key);
+    let authorization = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials));
+    let address = collector.url.strip_prefix("http://").unwrap().to_owned();
+    // All but the last byte, so that none is ever whole.
+    let size = 512 * 1024;
+    let request = format!(
+        "POST /v1/batch HTTP/1.1\r\nhost: x\r\nauthorization: {authorization}\r\n\
+         content-type: application/json\r\ncontent-length: {size}\r\n\r\n{}",
+        " ".repeat(size - 1)
+    );
+    let request = std::sync::Arc::new(request.into_bytes());
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..400 {
+        let (address, request) = (address.clone(), std::sync::Arc::clone(&request));
+        senders.spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            stream.write_all(&request).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"}") {
+                assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
+            }
+            String::from_utf8(answer).unwrap()
+        });
+    }
+    // 256 of them fit; the others are told to come again.
+    for _ in 256..400 {
+        let answer = senders.join_next().await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains(r#""code":"unavailable""#), "{answer}");
+        assert!(answer.to_lowercase().contains("\nretry-after: 1\r"), "{answer}");
+    }
+    let taken = collector.peak_memory() - before;
+    assert!(taken < 320 << 20, "400 bodies took {taken} bytes");
+    // Once they are gone, there is room again.
+    senders.shutdown().await;
+    for _ in 0..600 {
+        if collector.post("/v1/batch", &batch(1)).send().await.unwrap().status() == 200 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("there is never room again");
+}
+
+#[tokio::test]
 async fn an_old_key_ends_by_itself() {
     let collector = Collector::start(&[]);
     let new = said(&site("rotate", &collector, &["shop", "--overlap", "1h"]), "secret_key").unwrap();
