@@ -493,7 +493,7 @@ async fn ready(State(collector): Shared, readiness: Extension<Arc<Readiness>>) -
     Ok(Json(json!({"status": "ready"})))
 }
 
-/// Whether the sinks can be used: whether the counters can be read now, and how storing went of late.
+/// Whether the sinks can be used: what the store says of itself, and how storing went of late.
 #[derive(Debug, Default)]
 struct Readiness {
     /// When storing failed, unless it has gone well since.
@@ -504,7 +504,7 @@ struct Readiness {
 #[derive(Debug, Default)]
 struct Checked {
     at: u64,
-    is_readable: bool,
+    is_ready: bool,
 }
 
 impl Readiness {
@@ -525,16 +525,14 @@ impl Readiness {
         let mut checked = self.checked.lock().await;
         if crate::now().abs_diff(checked.at) >= CHECK_EVERY.as_millis() as u64 {
             // Before the answer, so that who hangs up and comes again cannot make the sinks work either.
-            *checked = Checked { at: crate::now(), is_readable: false };
-            // No site has this name, so there is nothing to find.
-            let query = Query { username: String::new(), event_type: "custom".into(), key: String::new() };
-            let read = tokio::time::timeout(CHECK_PATIENCE, store.count(query, None)).await;
-            if let Ok(Err(error)) = &read {
-                tracing::warn!(cause = %crate::error::chain(error), "the counters cannot be read");
+            *checked = Checked { at: crate::now(), is_ready: false };
+            match tokio::time::timeout(CHECK_PATIENCE, store.ready()).await {
+                Ok(Ok(())) => checked.is_ready = true,
+                Ok(Err(error)) => tracing::warn!(cause = %crate::error::chain(&error), "not ready"),
+                Err(_) => tracing::warn!(cause = "the sinks do not answer", "not ready"),
             }
-            checked.is_readable = matches!(read, Ok(Ok(_)));
         }
-        if checked.is_readable { Ok(()) } else { Err(not_ready("The counters cannot be read.")) }
+        if checked.is_ready { Ok(()) } else { Err(not_ready("Events cannot be stored, or counters not be read.")) }
     }
 }
 
