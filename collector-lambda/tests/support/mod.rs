@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tallymark_collector::site;
@@ -35,7 +35,28 @@ pub struct Collector {
     folder: Folder,
     arguments: Vec<String>,
     level: &'static str,
+    place: Place,
     process: Child,
+}
+
+/// Where a collector runs.
+#[derive(Clone, Default)]
+pub struct Place {
+    /// A command that runs it.
+    pub through: Vec<String>,
+    /// What stands before its paths, for those outside.
+    pub root: PathBuf,
+}
+
+impl Place {
+    /// The binary, to be run there.
+    fn command(&self) -> Command {
+        let binary = env!("CARGO_BIN_EXE_tallymark-collector");
+        let words: Vec<&str> = self.through.iter().map(String::as_str).chain([binary]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        command
+    }
 }
 
 impl Collector {
@@ -45,12 +66,16 @@ impl Collector {
 
     /// With a log that says more or less.
     pub fn start_logging(level: &'static str, arguments: &[&str]) -> Self {
-        let folder = Folder::new();
+        Self::start_in(Folder::new(), Place::default(), level, arguments)
+    }
+
+    /// In a place of its own, which has the folder too.
+    pub fn start_in(folder: Folder, place: Place, level: &'static str, arguments: &[&str]) -> Self {
         let keys = site::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()], false, |_| Ok(())).unwrap();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let (process, url) = spawn(&folder.0, level, &arguments);
-        let http = reqwest::Client::new();
-        Self { url, secret_key: keys.secret_key, write_key: keys.write_key, http, folder, arguments, level, process }
+        let (process, url) = spawn(&folder.0, &place, level, &arguments);
+        let (http, secret_key, write_key) = (reqwest::Client::new(), keys.secret_key, keys.write_key);
+        Self { url, secret_key, write_key, http, folder, arguments, level, place, process }
     }
 
     pub fn sites(&self) -> PathBuf {
@@ -85,8 +110,41 @@ impl Collector {
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn data_dir(&self) -> PathBuf {
-        self.folder.0.join("data")
+        let path = self.folder.0.join("data");
+        if self.place.root.as_os_str().is_empty() {
+            return path;
+        }
+        self.place.root.join(path.strip_prefix("/").unwrap())
+    }
+
+    /// Runs another command on its data directory, where it runs: whether that was content, and what it said.
+    pub fn run(&self, arguments: &[&str]) -> (bool, String) {
+        let data_dir = self.folder.0.join("data");
+        let output = self.place.command().args(arguments).arg("--data-dir").arg(data_dir).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.success(), said)
+    }
+
+    /// Runs `serve` where it should refuse to, for a while.
+    pub fn serve(&self) -> (bool, String) {
+        let mut serve = serve(&self.folder.0, &self.place);
+        let mut serve = serve.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        for _ in 0..600 {
+            if let Some(status) = serve.try_wait().unwrap() {
+                let mut said = String::new();
+                serve.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                return (status.success(), said);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        serve.kill().unwrap();
+        serve.wait().unwrap();
+        panic!("it serves");
     }
 
     /// Ends it without warning.
@@ -96,7 +154,7 @@ impl Collector {
     }
 
     pub fn restart(&mut self) {
-        (self.process, self.url) = spawn(&self.folder.0, self.level, &self.arguments);
+        (self.process, self.url) = spawn(&self.folder.0, &self.place, self.level, &self.arguments);
     }
 
     /// Asks it to stop, and waits until it has.
@@ -138,23 +196,21 @@ impl Drop for Collector {
     }
 }
 
-fn spawn(folder: &Path, level: &str, arguments: &[String]) -> (Child, String) {
+fn spawn(folder: &Path, place: &Place, level: &str, arguments: &[String]) -> (Child, String) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
-    let mut process = Command::new(env!("CARGO_BIN_EXE_tallymark-collector"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(folder.join("data"))
-        .arg("--sites")
-        .arg(folder.join("sites.json"))
-        .args(arguments)
-        .env("RUST_LOG", level)
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .unwrap();
+    let mut process =
+        serve(folder, place).args(arguments).env("RUST_LOG", level).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
     (process, url)
+}
+
+fn serve(folder: &Path, place: &Place) -> Command {
+    let mut serve = place.command();
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.join("data"));
+    serve.arg("--sites").arg(folder.join("sites.json"));
+    serve
 }
 
 /// All lines of all sealed files.
