@@ -9,6 +9,7 @@ use crate::Error;
 use crate::batch::Prepared;
 use crate::counts::{DAY, Hours, Query};
 use crate::lake;
+use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::fs::File;
@@ -394,15 +395,17 @@ pub(crate) fn lock(folder: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
-/// The database of a store that exists. A collector may be running on it.
+/// The database of a store that exists. A collector may be running on it. Only to look at it changes no byte of it.
 pub(crate) fn open_database(folder: &Path) -> Result<Connection, Error> {
     let path = folder.join(DATABASE);
     if is_missing(folder) {
         refuse_to_forget(folder)?;
-        return Err(Error::config(format!("there is no database {}", path.display())));
+        return Err(Error::config(format!("cannot open the database {}: there is none", path.display())));
     }
+    refuse_damaged_log(&path)?;
     let open = || {
         let db = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         prepare(&db)?;
         Ok(db)
     };
@@ -450,7 +453,8 @@ fn refuse_to_forget(folder: &Path) -> Result<(), Error> {
     };
     let path = folder.join(DATABASE);
     Err(Error::config(format!(
-        "the database {} is missing or empty, but {left} is there: a new one would count from zero. {REMEDY}",
+        "cannot open the database {}: it is missing or empty, but {left} is there, and a new one would count from \
+         zero. {REMEDY}",
         path.display()
     )))
 }
@@ -464,13 +468,21 @@ pub(crate) fn log_is_left(folder: &Path) -> bool {
 const REMEDY: &str = "Bring it back from a backup. Without one, move what is left of tallymark.db and tallymark.db-wal \
     away; `reconcile --repair` then makes a new one that counts what is in the lake's files";
 
-/// Looks for damage without changing a byte. SQLite would find it only once it meets it, and would put a log whose
-/// beginning it cannot read aside as if it were empty.
-fn refuse_damage(path: &PathBuf) -> Result<(), Error> {
+/// SQLite would put a log whose beginning it cannot read aside, as if nothing were in it.
+fn refuse_damaged_log(path: &Path) -> Result<(), Error> {
     let log = wal(path);
-    if is_no_log(&log).map_err(|error| Error::config(format!("cannot read {}", log.display())).because(error))? {
-        return Err(Error::config(format!("the database's log {} is damaged. {REMEDY}", log.display())));
+    match is_no_log(&log) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            Err(Error::config(format!("cannot open the database's log {}: it is damaged. {REMEDY}", log.display())))
+        }
+        Err(error) => Err(Error::config(format!("cannot read the database's log {}", log.display())).because(error)),
     }
+}
+
+/// Looks for damage without changing a byte. SQLite would find it only once it meets it.
+fn refuse_damage(path: &PathBuf) -> Result<(), Error> {
+    refuse_damaged_log(path)?;
     let check = || {
         let mut db = connect(path, READ_ONLY)?;
         let started = Instant::now();
@@ -479,7 +491,7 @@ fn refuse_damage(path: &PathBuf) -> Result<(), Error> {
     };
     match check() {
         Ok(found) if found == "ok" => Ok(()),
-        Ok(found) => Err(Error::config(format!("the database {} is damaged. {REMEDY}", path.display())).because(found)),
+        Ok(found) => Err(damaged_database(path).because(found)),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
             tracing::info!("the database is too large to be checked now; `verify` checks all of it");
             Ok(())
@@ -516,9 +528,14 @@ fn wal(path: &Path) -> PathBuf {
 
 fn cannot_open(path: &Path, error: rusqlite::Error) -> Error {
     let damaged = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase];
-    let is_damaged = error.sqlite_error_code().is_some_and(|code| damaged.contains(&code));
-    let remedy = if is_damaged { format!(" is damaged. {REMEDY}") } else { " cannot be opened".into() };
-    Error::config(format!("the database {}{remedy}", path.display())).because(error)
+    if error.sqlite_error_code().is_some_and(|code| damaged.contains(&code)) {
+        return damaged_database(path).because(error);
+    }
+    Error::config(format!("cannot open the database {}", path.display())).because(error)
+}
+
+fn damaged_database(path: &Path) -> Error {
+    Error::config(format!("cannot open the database {}: it is damaged. {REMEDY}", path.display()))
 }
 
 /// Opens a database that is made if there is none.
