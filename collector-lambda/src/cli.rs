@@ -32,6 +32,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the collector.
+    ///
+    /// It logs to stderr, one JSON object a line. Where that is a pipe somebody must read it: the collector waits for
+    /// its log rather than lose a part of it.
     Serve(Serve),
     /// Manage the sites that may send and read.
     #[command(subcommand)]
@@ -49,7 +52,8 @@ enum Command {
     /// What is compared is one moment; a collector may be running, unless `--repair` is given. Temporary files,
     /// of about 100 bytes an event, go where SQLITE_TMPDIR says, or else to /var/tmp.
     Reconcile {
-        /// Set the counters to what is stored, after naming the differences. No collector may be running.
+        /// Set the counters to what is stored, after naming the differences. No collector may be running. A database
+        /// that is missing is made anew from the lake; which batches have been received is not known then.
         #[arg(long)]
         repair: bool,
         #[command(flatten)]
