@@ -103,7 +103,10 @@ impl Store {
             #[cfg(feature = "server")]
             (Lake::Directory(embedded), Counters::Sqlite(_)) => embedded.ready().await,
             #[cfg(feature = "aws")]
-            (lake, counters) => tokio::try_join!(lake.ready(), counters.ready()).map(drop),
+            (lake, counters) => {
+                let (lake, counters) = tokio::join!(lake.ready(), counters.ready());
+                lake.and(counters)
+            }
         }
     }
 
