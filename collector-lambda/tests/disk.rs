@@ -64,7 +64,7 @@ impl SmallDisk {
     fn remount(&self, how: &str) {
         let Place { through, .. } = self.place();
         let mut mount = Command::new(&through[0]);
-        mount.args(&through[1..]).args(["mount", "-o", &format!("remount,{how}")]).arg(self.folder.join("data"));
+        mount.args(&through[1..]).args(["mount", "-o", &format!("remount,bind,{how}")]).arg(self.folder.join("data"));
         assert!(mount.status().unwrap().success());
     }
 
