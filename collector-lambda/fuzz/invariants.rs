@@ -396,7 +396,8 @@ fn read(data: &[u8], encoding: Option<&'static str>) -> Result<Vec<u8>, Problem>
     }
     let pieces = data.chunks(data.len() / 3 + 1).map(bytes::Bytes::copy_from_slice).collect::<Vec<_>>();
     let body = Body::new(Pieces(pieces.into_iter()));
-    RUNTIME.with(|runtime| runtime.block_on(json_body(&headers, body, BODY_BYTES))).map_err(check)
+    let body = RUNTIME.with(|runtime| runtime.block_on(json_body(&headers, body, BODY_BYTES)));
+    body.map(|body| body.to_vec()).map_err(check)
 }
 
 struct Pieces(std::vec::IntoIter<bytes::Bytes>);

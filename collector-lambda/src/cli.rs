@@ -34,6 +34,9 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the collector.
+    ///
+    /// It logs to stderr, one JSON object a line. Where that is a pipe somebody must read it: the collector waits for
+    /// its log rather than lose a part of it.
     Serve(Serve),
     /// Manage the sites that may send and read.
     #[command(subcommand)]
@@ -82,7 +85,8 @@ struct DataDir {
 #[derive(Debug, Args)]
 struct Reconcile {
     /// Set the counters to what is stored, after naming the differences. With `--data-dir` no collector may be
-    /// running.
+    /// running, and a database that is missing is made anew from the lake; which batches have been received is not
+    /// known then.
     #[arg(long)]
     repair: bool,
     /// Where the embedded store has its database and the lake its files.
@@ -172,6 +176,23 @@ enum SiteCommand {
         /// the secret key) what they say in `ipaddress`. Without this none is stored.
         #[arg(long)]
         store_ip: bool,
+        #[command(flatten)]
+        file: SitesFile,
+    },
+    /// Change where a site's pages live, or whether visitors' addresses are stored. Its keys stay.
+    #[command(group = clap::ArgGroup::new("change").required(true).multiple(true))]
+    Set {
+        /// The site's name.
+        name: String,
+        /// Where its pages live from now on, instead of all that was said before. May be given several times.
+        #[arg(long = "origin", value_name = "URL", group = "change")]
+        origins: Vec<String>,
+        /// It has no pages: the write key is good for nothing until there is an origin.
+        #[arg(long, conflicts_with = "origins", group = "change")]
+        no_origin: bool,
+        /// Whether to store the visitors' IP addresses from now on.
+        #[arg(long, value_name = "true|false", group = "change")]
+        store_ip: Option<bool>,
         #[command(flatten)]
         file: SitesFile,
     },
@@ -281,6 +302,10 @@ impl SiteCommand {
                     let NewKeys { secret_key, write_key } = keys;
                     writeln!(out, "username: {name}\nsecret_key: {secret_key}\nwrite_key: {write_key}")
                 })?;
+            }
+            Self::Set { name, origins, no_origin, store_ip, file } => {
+                let origins = (no_origin || !origins.is_empty()).then_some(&origins[..]);
+                site::set(&file.sites, &name, origins, store_ip)?;
             }
             Self::List { file } => {
                 for site in site::list(&file.sites)? {

@@ -199,13 +199,11 @@ impl DynamoDb {
         Ok(best.into_iter().rev().map(|(count, Reverse(key))| (key, count)).collect())
     }
 
-    /// Opens a connection ahead of the first request, and says so if the table cannot be used.
-    pub(crate) async fn warm(&self) {
+    /// Whether the table can be read.
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
         let call = self.client.get_item().table_name(&self.table);
-        if let Err(error) = call.set_key(Some(item_key("warm".into(), "m".into()))).send().await {
-            let cause = crate::error::chain(&self.unavailable(error));
-            tracing::warn!(%cause, "cannot look at the counters");
-        }
+        let call = call.set_key(Some(item_key("warm".into(), "m".into()))).send();
+        call.await.map(drop).map_err(|error| self.unavailable(error))
     }
 
     async fn marker(&self, batch: &Prepared, backoff: &mut Backoff) -> Result<Option<Marker>, Error> {

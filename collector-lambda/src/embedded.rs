@@ -9,12 +9,14 @@ use crate::Error;
 use crate::batch::Prepared;
 use crate::counts::{DAY, Hours, Query};
 use crate::lake;
+use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -29,10 +31,11 @@ const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 /// Batches that may wait for the writer, and how many KiB of them. Beyond that the answer is 503.
 const WAITING: usize = 1024;
 const WAITING_KIB: usize = 64 * 1024;
-/// How long a batch may wait. One that would take longer is not taken in; one that does is answered 503, and its
-/// receipt is there when it comes again.
+/// How long a batch may wait for the writer. One that would take longer is not taken in; one that does is taken
+/// back, so that what is answered 503 is not stored.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// The longest that a client is asked to stay away.
+/// How long a client is asked to stay away from a store that cannot be written, at first and at most.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Batches in one transaction.
 const GROUP: usize = 256;
@@ -41,6 +44,12 @@ const ROLL_BYTES: usize = 64 * 1024 * 1024;
 const SCHEMA_VERSION: i32 = 2;
 
 const DATABASE: &str = "tallymark.db";
+const NEW_DATABASE: &str = "tallymark.db.new";
+const READ_ONLY: OpenFlags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+/// How long `serve` may be held up by looking for damage.
+const CHECK_AT_START: Duration = Duration::from_secs(5);
+/// No site has this name.
+const NOBODY: &str = "";
 
 const SCHEMA: &str = "
     CREATE TABLE batches (
@@ -112,8 +121,13 @@ pub enum Keep {
 
 pub(crate) enum Job {
     Commit(Waiting),
+    /// Whether a batch could be stored.
+    Check(oneshot::Sender<Result<(), Error>>),
     BeginRoll(oneshot::Sender<Option<Roll>>),
-    EndRoll { upto: i64, reply: oneshot::Sender<bool> },
+    EndRoll {
+        upto: i64,
+        reply: oneshot::Sender<bool>,
+    },
     Stop,
 }
 
@@ -122,8 +136,27 @@ pub(crate) struct Waiting {
     batch: Prepared,
     keep: Keep,
     reply: oneshot::Sender<Result<Receipt, Error>>,
+    claim: Claim,
     /// Given back when the batch is gone.
     _room: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    /// Whether the writer is to commit it, and not its sender to hear that it is not stored. One whose sender is gone
+    /// is not committed either: it will come again, and not every one can be recognised then.
+    fn begin(&self) -> bool {
+        !self.reply.is_closed() && self.claim.take()
+    }
+}
+
+/// Of a batch that waits: the writer takes it, or who has waited for too long. Only one of them can.
+#[derive(Clone, Debug, Default)]
+struct Claim(Arc<AtomicBool>);
+
+impl Claim {
+    fn take(&self) -> bool {
+        !self.0.swap(true, Ordering::Relaxed)
+    }
 }
 
 /// How long the writer takes for a transaction, of late. Tells how long those that wait will.
@@ -167,14 +200,16 @@ impl Embedded {
         let lock = lock(folder)?;
 
         let path = folder.join(DATABASE);
+        if is_missing(folder) {
+            refuse_to_forget(folder)?;
+        } else {
+            refuse_damage(&path)?;
+        }
         let open = || -> rusqlite::Result<(Connection, Connection, Connection)> {
-            let writer = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
-            prepare(&writer)?;
-            let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
-            Ok((writer, connect(&path, read_only)?, connect(&path, read_only)?))
+            let writer = make(&path)?;
+            Ok((writer, connect(&path, READ_ONLY)?, connect(&path, READ_ONLY)?))
         };
-        let (mut writer, reader, roller) = open()
-            .map_err(|error| Error::config(format!("cannot open the database {}", path.display())).because(error))?;
+        let (mut writer, reader, roller) = open().map_err(|error| cannot_open(&path, error))?;
 
         let raw = folder.join("raw");
         if let Err(error) = catch_up(&mut writer, &raw) {
@@ -200,7 +235,7 @@ impl Embedded {
     }
 
     /// Commits what is to be kept of the batch. When this returns, it is on disk. A batch that is known
-    /// changes nothing and gets its first receipt again.
+    /// changes nothing and gets its first receipt again. When it fails as unavailable, nothing is stored.
     pub async fn commit(&self, batch: Prepared, keep: Keep) -> Result<Receipt, Error> {
         if self.wait() > PATIENCE {
             return Err(self.busy());
@@ -208,13 +243,26 @@ impl Embedded {
         let bytes = batch.events.iter().map(|event| event.line.len() + event.key.len()).sum::<usize>();
         let room = Arc::clone(&self.shared.room).try_acquire_many_owned(1 + (bytes / 1024) as u32);
         let room = room.map_err(|_| self.busy())?;
-        let (reply, answer) = oneshot::channel();
-        let job = Job::Commit(Waiting { batch, keep, reply, _room: room });
+        let (reply, mut answer) = oneshot::channel();
+        let claim = Claim::default();
+        let job = Job::Commit(Waiting { batch, keep, reply, claim: claim.clone(), _room: room });
         self.shared.jobs.try_send(job).map_err(|_| self.busy())?;
-        match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) | Err(_) => Err(self.busy()),
-        }
+        let answered = match tokio::time::timeout(PATIENCE, &mut answer).await {
+            Err(_) if claim.take() => return Err(self.busy()),
+            // The writer is at it, and only it can tell how that ends.
+            Err(_) => answer.await,
+            Ok(answered) => answered,
+        };
+        answered.unwrap_or_else(|_| Err(self.busy()))
+    }
+
+    /// Whether batches can be stored now, and counters read: tries both.
+    pub async fn ready(&self) -> Result<(), Error> {
+        let (reply, answer) = oneshot::channel();
+        self.shared.jobs.try_send(Job::Check(reply)).map_err(|_| self.busy())?;
+        answer.await.unwrap_or_else(|_| Err(self.busy()))?;
+        let query = Query { username: NOBODY.into(), event_type: "custom".into(), key: String::new() };
+        self.count(query, None).await.map(drop)
     }
 
     /// Batches that wait for the writer, and the bytes held for all that are not answered yet.
@@ -318,7 +366,7 @@ impl Embedded {
 }
 
 fn unavailable(error: rusqlite::Error) -> Error {
-    Error::unavailable("The store cannot be used", Duration::from_secs(5)).because(error)
+    Error::unavailable("The store cannot be used", FIRST_WAIT).because(error)
 }
 
 /// Starts a thread without which the collector is of no use: if it panics, the process ends, and whoever
@@ -347,17 +395,154 @@ pub(crate) fn lock(folder: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
-/// The database of a store that exists. A collector may be running on it.
+/// The database of a store that exists. A collector may be running on it. Only to look at it changes no byte of it.
 pub(crate) fn open_database(folder: &Path) -> Result<Connection, Error> {
     let path = folder.join(DATABASE);
+    if is_missing(folder) {
+        refuse_to_forget(folder)?;
+        return Err(Error::config(format!("cannot open the database {}: there is none", path.display())));
+    }
+    refuse_damaged_log(&path)?;
     let open = || {
         let db = connect(&path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        db.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         prepare(&db)?;
         Ok(db)
     };
-    open().map_err(|error: rusqlite::Error| {
-        Error::config(format!("cannot open the database {}", path.display())).because(error)
-    })
+    open().map_err(|error| cannot_open(&path, error))
+}
+
+/// A database for a store whose own is missing, to fill and then to [`put_in_place`].
+pub(crate) fn new_database(folder: &Path) -> Result<Connection, Error> {
+    let path = folder.join(NEW_DATABASE);
+    for file in [&path, &wal(&path)] {
+        // Of an attempt that was cut off.
+        match std::fs::remove_file(file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(Error::config(format!("cannot remove {}", file.display())).because(error));
+            }
+            _ => {}
+        }
+    }
+    make(&path).map_err(|error| cannot_open(&path, error))
+}
+
+/// Makes the new database the store's own. Nobody may have it open: then it is one file.
+pub(crate) fn put_in_place(folder: &Path) -> Result<(), Error> {
+    std::fs::rename(folder.join(NEW_DATABASE), folder.join(DATABASE))
+        .and_then(|()| lake::sync_folder(folder))
+        .map_err(|error| Error::config("cannot put the new database in its place").because(error))
+}
+
+/// Whether there is no database, or nothing in it.
+pub(crate) fn is_missing(folder: &Path) -> bool {
+    match std::fs::metadata(folder.join(DATABASE)) {
+        Ok(data) => data.len() == 0,
+        Err(error) => error.kind() == ErrorKind::NotFound,
+    }
+}
+
+/// With a new database all counts would begin at zero. That is for a new store only.
+fn refuse_to_forget(folder: &Path) -> Result<(), Error> {
+    let left = if log_is_left(folder) {
+        "its -wal file"
+    } else if lake::has_files(&folder.join("raw"))? {
+        "the lake of its events"
+    } else {
+        return Ok(());
+    };
+    let path = folder.join(DATABASE);
+    Err(Error::config(format!(
+        "cannot open the database {}: it is missing or empty, but {left} is there, and a new one would count from \
+         zero. {REMEDY}",
+        path.display()
+    )))
+}
+
+/// Whether the database's log holds anything.
+pub(crate) fn log_is_left(folder: &Path) -> bool {
+    std::fs::metadata(wal(&folder.join(DATABASE))).is_ok_and(|data| data.len() > 0)
+}
+
+/// What an operator can do.
+const REMEDY: &str = "Bring it back from a backup. Without one, move what is left of tallymark.db and tallymark.db-wal \
+    away; `reconcile --repair` then makes a new one that counts what is in the lake's files";
+
+/// SQLite would put a log whose beginning it cannot read aside, as if nothing were in it.
+fn refuse_damaged_log(path: &Path) -> Result<(), Error> {
+    let log = wal(path);
+    match is_no_log(&log) {
+        Ok(false) => Ok(()),
+        Ok(true) => {
+            Err(Error::config(format!("cannot open the database's log {}: it is damaged. {REMEDY}", log.display())))
+        }
+        Err(error) => Err(Error::config(format!("cannot read the database's log {}", log.display())).because(error)),
+    }
+}
+
+/// Looks for damage without changing a byte. SQLite would find it only once it meets it.
+fn refuse_damage(path: &PathBuf) -> Result<(), Error> {
+    refuse_damaged_log(path)?;
+    let check = || {
+        let mut db = connect(path, READ_ONLY)?;
+        let started = Instant::now();
+        db.progress_handler(10_000, Some(move || started.elapsed() > CHECK_AT_START))?;
+        db.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0))
+    };
+    match check() {
+        Ok(found) if found == "ok" => Ok(()),
+        Ok(found) => Err(damaged_database(path).because(found)),
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
+            tracing::info!("the database is too large to be checked now; `verify` checks all of it");
+            Ok(())
+        }
+        Err(error) => Err(cannot_open(path, error)),
+    }
+}
+
+/// Whether the database's log begins with something that SQLite has not written. Too little and zeros are what a
+/// power loss may leave of a log in which nothing had been committed.
+fn is_no_log(log: &Path) -> std::io::Result<bool> {
+    let mut start = [0; 32];
+    match File::open(log).and_then(|mut file| file.read_exact(&mut start)) {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof) => return Ok(false),
+        read => read?,
+    }
+    let numbers = |parse: fn([u8; 4]) -> u32| start.as_chunks().0.iter().map(move |bytes| parse(*bytes));
+    let words: Vec<u32> = numbers(u32::from_be_bytes).collect();
+    // As the format has it: the lowest bit of the first number tells in which order the bytes are summed up.
+    let summed: Vec<u32> = numbers(if words[0] & 1 == 1 { u32::from_be_bytes } else { u32::from_le_bytes }).collect();
+    let sums = summed[..6].chunks(2).fold((0_u32, 0_u32), |(a, b), pair| {
+        let a = a.wrapping_add(pair[0]).wrapping_add(b);
+        (a, b.wrapping_add(pair[1]).wrapping_add(a))
+    });
+    let is_log = words[0] & !1 == 0x377f_0682 && sums == (words[6], words[7]);
+    Ok(!is_log && start != [0; 32])
+}
+
+fn wal(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push("-wal");
+    name.into()
+}
+
+fn cannot_open(path: &Path, error: rusqlite::Error) -> Error {
+    let damaged = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase];
+    if error.sqlite_error_code().is_some_and(|code| damaged.contains(&code)) {
+        return damaged_database(path).because(error);
+    }
+    Error::config(format!("cannot open the database {}", path.display())).because(error)
+}
+
+fn damaged_database(path: &Path) -> Error {
+    Error::config(format!("cannot open the database {}: it is damaged. {REMEDY}", path.display()))
+}
+
+/// Opens a database that is made if there is none.
+fn make(path: &PathBuf) -> rusqlite::Result<Connection> {
+    let db = connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    prepare(&db)?;
+    Ok(db)
 }
 
 fn connect(path: &PathBuf, flags: OpenFlags) -> rusqlite::Result<Connection> {
@@ -388,6 +573,7 @@ fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sy
     let (started, started_at) = (Instant::now(), crate::now());
     let mut prune = started;
     let mut held_bytes = 0;
+    let mut failing = None;
     let mut stopped = false;
     while !stopped && let Some(first) = waiting.blocking_recv() {
         let mut group = Vec::new();
@@ -395,11 +581,17 @@ fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sy
         while let Some(job) = next.take() {
             match job {
                 Job::Commit(commit) => {
-                    held_bytes += commit.batch.events.iter().map(|event| event.line.len()).sum::<usize>();
-                    group.push(commit);
+                    if commit.begin() {
+                        held_bytes += commit.batch.events.iter().map(|event| event.line.len()).sum::<usize>();
+                        group.push(commit);
+                    }
                     if group.len() < GROUP {
                         next = waiting.try_recv().ok();
                     }
+                }
+                Job::Check(reply) if reply.is_closed() => {}
+                Job::Check(reply) => {
+                    let _ = reply.send(check(&db).map_err(unavailable));
                 }
                 Job::Stop => stopped = true,
                 Job::BeginRoll(reply) => {
@@ -420,7 +612,7 @@ fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sy
         }
         if !group.is_empty() {
             let begun = Instant::now();
-            commit_group(&mut db, group);
+            commit_group(&mut db, group, &mut failing);
             pace.note(begun.elapsed());
         }
         if held_bytes > ROLL_BYTES {
@@ -438,37 +630,88 @@ fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sy
             }
         }
     }
+    // So that all is in one file, for who copies it or moves it away.
+    if let Err(error) = db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
+        tracing::warn!(%error, "cannot empty the database's log; it is needed beside the database");
+    }
 }
 
-fn commit_group(db: &mut Connection, group: Vec<Waiting>) {
-    let mut commit = || -> rusqlite::Result<Vec<Result<Receipt, Error>>> {
-        let transaction = db.transaction()?;
-        let receipts = group
-            .iter()
-            .map(|waiting| insert(&transaction, &waiting.batch, waiting.keep))
-            .collect::<rusqlite::Result<_>>()?;
-        transaction.commit()?;
-        Ok(receipts)
-    };
-    match commit() {
-        Ok(receipts) => {
-            for (waiting, receipt) in group.into_iter().zip(receipts) {
-                let _ = waiting.reply.send(receipt);
+/// Stores nothing but as a batch would be stored, so that it fails where that does.
+fn check(db: &Connection) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR REPLACE INTO batches VALUES (?, 'check', x'', x'', ?, '')")?
+        .execute(params![NOBODY, crate::now()])
+        .map(drop)
+}
+
+/// Commits what has waited, and answers it. `failing` is since when nothing could be written.
+fn commit_group(db: &mut Connection, group: Vec<Waiting>, failing: &mut Option<Instant>) {
+    let mut answers = commit(db, &group, false);
+    if answers.as_ref().is_err_and(is_of_one_batch) {
+        answers = commit(db, &group, true);
+    }
+    match answers {
+        Ok(answers) => {
+            *failing = None;
+            for (waiting, answer) in group.into_iter().zip(answers) {
+                let _ = waiting.reply.send(answer);
             }
         }
         Err(error) => {
             tracing::error!(%error, batches = group.len(), "cannot commit");
             let why = error.to_string();
+            // As long again as it has been so: a disk that has been full for a minute will be for another.
+            let wait = failing.get_or_insert_with(Instant::now).elapsed().clamp(FIRST_WAIT, LONGEST_WAIT);
             for waiting in group {
-                let error = Error::unavailable("The store cannot be written", Duration::from_secs(5));
+                let error = Error::unavailable("The store cannot be written", wait);
                 let _ = waiting.reply.send(Err(error.because(why.clone())));
             }
         }
     }
 }
 
+/// Commits batches in one transaction. `apart`, those that cannot be written do the others no harm, which takes
+/// longer.
+fn commit(db: &mut Connection, group: &[Waiting], apart: bool) -> rusqlite::Result<Vec<Result<Receipt, Error>>> {
+    let mut transaction = db.transaction()?;
+    let mut answers = Vec::with_capacity(group.len());
+    for Waiting { batch, keep, .. } in group {
+        answers.push(if apart {
+            insert_apart(&mut transaction, batch, *keep)?
+        } else {
+            insert(&transaction, batch, *keep)?
+        });
+    }
+    transaction.commit()?;
+    Ok(answers)
+}
+
+fn insert_apart(
+    transaction: &mut Transaction<'_>,
+    batch: &Prepared,
+    keep: Keep,
+) -> rusqlite::Result<Result<Receipt, Error>> {
+    let savepoint = transaction.savepoint()?;
+    match insert(&savepoint, batch, keep) {
+        Ok(answer) => savepoint.commit().map(|()| answer),
+        // Dropped, the savepoint takes back what was written of it.
+        Err(error) if is_of_one_batch(&error) => {
+            tracing::error!(%error, batch_id = %batch.batch_id, "cannot commit this batch");
+            Ok(Err(Error::unavailable("The batch cannot be written", LONGEST_WAIT).because(error)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether others may be written though this one could not: neither the disk nor the database as a whole is to blame.
+fn is_of_one_batch(error: &rusqlite::Error) -> bool {
+    use ErrorCode::{ConstraintViolation, ParameterOutOfRange, TooBig, TypeMismatch, Unknown};
+    error
+        .sqlite_error_code()
+        .is_none_or(|code| matches!(code, ConstraintViolation | ParameterOutOfRange | TooBig | TypeMismatch | Unknown))
+}
+
 /// Stores and counts a batch, unless it is known. The inner error is about this batch alone.
-fn insert(db: &Transaction<'_>, batch: &Prepared, keep: Keep) -> rusqlite::Result<Result<Receipt, Error>> {
+fn insert(db: &Connection, batch: &Prepared, keep: Keep) -> rusqlite::Result<Result<Receipt, Error>> {
     let receipt = batch.receipt();
     let json =
         serde_json::to_string(&receipt).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
@@ -499,7 +742,7 @@ fn insert(db: &Transaction<'_>, batch: &Prepared, keep: Keep) -> rusqlite::Resul
     Ok(Ok(receipt))
 }
 
-fn hold(db: &Transaction<'_>, batch: &Prepared) -> rusqlite::Result<()> {
+fn hold(db: &Connection, batch: &Prepared) -> rusqlite::Result<()> {
     let hour = batch.received_at / crate::counts::HOUR;
     for event_type in ["page_view", "button_click", "custom"] {
         let mut lines = String::new();
@@ -515,7 +758,7 @@ fn hold(db: &Transaction<'_>, batch: &Prepared) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn count(db: &Transaction<'_>, batch: &Prepared) -> rusqlite::Result<()> {
+fn count(db: &Connection, batch: &Prepared) -> rusqlite::Result<()> {
     let mut totals = db.prepare_cached(
         "INSERT INTO totals (username, event_type, key, count) VALUES (?, ?, ?, ?)
          ON CONFLICT DO UPDATE SET count = count + excluded.count",

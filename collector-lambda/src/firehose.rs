@@ -15,7 +15,7 @@ use aws_sdk_firehose::Client;
 use aws_sdk_firehose::error::{BuildError, ProvideErrorMetadata};
 use aws_sdk_firehose::operation::put_record_batch::PutRecordBatchError;
 use aws_sdk_firehose::primitives::Blob;
-use aws_sdk_firehose::types::Record;
+use aws_sdk_firehose::types::{DeliveryStreamStatus, Record};
 use std::time::Duration;
 
 /// Records in one call.
@@ -111,11 +111,18 @@ impl Firehose {
         Ok(failed)
     }
 
-    /// Opens a connection ahead of the first request, and says so if the stream cannot be used.
-    pub(crate) async fn warm(&self) {
-        if let Err(error) = self.client.describe_delivery_stream().delivery_stream_name(&self.name).send().await {
-            let cause = crate::error::chain(&aws::unavailable("The lake", &self.sink(), error));
-            tracing::warn!(%cause, "cannot look at the lake");
+    /// Whether the stream takes records, as far as it says.
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
+        let call = self.client.describe_delivery_stream().delivery_stream_name(&self.name).send();
+        let answer = call.await.map_err(|error| aws::unavailable("The lake", &self.sink(), error))?;
+        let status = answer.delivery_stream_description.map(|stream| stream.delivery_stream_status);
+        match status {
+            Some(DeliveryStreamStatus::Active) => Ok(()),
+            other => {
+                let status = other.as_ref().map_or("unknown", DeliveryStreamStatus::as_str);
+                let cause = Error::config(format!("{} is {status}", self.sink()));
+                Err(Error::unavailable("The lake cannot be used now", Duration::from_secs(2)).because(cause))
+            }
         }
     }
 

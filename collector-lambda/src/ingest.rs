@@ -78,8 +78,8 @@ pub fn prepare_batch(site: &Site, key: Key, body: &[u8], arrival: Arrival<'_>) -
 
 /// Reads and checks the body of a route that takes one event.
 ///
-/// With an idempotency key the batch and the event get ids that follow from it, so that the same request
-/// sent again is the same batch again. `body` is what the event was read from.
+/// With an idempotency key the batch and the event get ids that follow from it and from the kind of key it came
+/// with, so that the same request sent again is the same batch again. `body` is what the event was read from.
 pub fn prepare_event(
     site: &Site,
     key: Key,
@@ -89,7 +89,12 @@ pub fn prepare_event(
     arrival: Arrival<'_>,
 ) -> Result<Prepared, Problem> {
     let batch_id = match idempotency_key {
-        Some(key) => BatchId::from(uuid_of(&[b"idempotency-key", event.event_type().as_bytes(), key.as_bytes()])),
+        Some(given) => BatchId::from(uuid_of(&[
+            b"idempotency-key",
+            key.as_str().as_bytes(),
+            event.event_type().as_bytes(),
+            given.as_bytes(),
+        ])),
         None => BatchId::new(arrival.received_at, &mut || rand::random()),
     };
     let event_id = event.event_id().unwrap_or_else(|| event_id(batch_id, 0));

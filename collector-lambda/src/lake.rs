@@ -113,6 +113,16 @@ pub(crate) fn walk<E: From<io::Error>>(raw: &Path, found: &mut impl FnMut(&str) 
     walk_folder(raw, "", found)
 }
 
+/// Whether the lake has any sealed file.
+pub(crate) fn has_files(raw: &Path) -> Result<bool, Error> {
+    let mut found = false;
+    let walked = walk(raw, &mut |path| {
+        found |= sealed_name(path).is_some();
+        Ok::<_, io::Error>(())
+    });
+    walked.map(|()| found).map_err(|error| Error::config("cannot list the files of the lake").because(error))
+}
+
 fn walk_folder<E: From<io::Error>>(
     raw: &Path,
     below: &str,

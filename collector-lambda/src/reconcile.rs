@@ -89,7 +89,29 @@ pub(crate) fn verify(folder: &Path, say: &dyn Fn(&str)) -> Result<u64, Error> {
 /// that have not been repaired.
 pub(crate) fn reconcile(folder: &Path, repair: bool, say: &dyn Fn(&str)) -> Result<u64, Error> {
     let _lock = repair.then(|| embedded::lock(folder)).transpose()?;
-    let census = Census::open(folder)?;
+    let is_lost =
+        embedded::is_missing(folder) && !embedded::log_is_left(folder) && lake::has_files(&folder.join("raw"))?;
+    if repair && is_lost {
+        return rebuild(folder, say);
+    }
+    compare(&Census::open(folder)?, repair, say)
+}
+
+/// Makes a database that counts what is in the lake, for a store that has lost its own.
+fn rebuild(folder: &Path, say: &dyn Fn(&str)) -> Result<u64, Error> {
+    say("there is no database, so a new one is made. What only the old one knew is lost: which batches have been \
+         received, so that one that comes again is counted again; lines on their way to the lake; the counts of what \
+         `retention` has removed, and of what clients have lost");
+    let census = Census::of(embedded::new_database(folder)?, folder)?;
+    if compare(&census, true, say)? > 0 {
+        return Err(Error::config("not made: what cannot be read would not be counted"));
+    }
+    census.db.close().map_err(|(_, error)| failed(error))?;
+    embedded::put_in_place(folder)?;
+    Ok(0)
+}
+
+fn compare(census: &Census, repair: bool, say: &dyn Fn(&str)) -> Result<u64, Error> {
     let behavior = if repair { TransactionBehavior::Immediate } else { TransactionBehavior::Deferred };
     let transaction = census.snapshot(behavior)?;
     let mut unreadable = 0;
@@ -135,7 +157,10 @@ pub(crate) struct Census {
 
 impl Census {
     pub(crate) fn open(folder: &Path) -> Result<Self, Error> {
-        let db = embedded::open_database(folder)?;
+        Self::of(embedded::open_database(folder)?, folder)
+    }
+
+    fn of(db: Connection, folder: &Path) -> Result<Self, Error> {
         let cannot = |what: &str| Error::config(format!("{what} the data directory {}", folder.display()));
         let lock =
             File::create(folder.join("maintenance.lock")).map_err(|error| cannot("cannot write in").because(error))?;

@@ -1,14 +1,18 @@
 //! Reading a request's body: JSON, plain or as gzip, bounded in size and in time.
 
 use crate::problem::{
-    BODY_TOO_LARGE, INVALID_ENCODING, Problem, REQUEST_TIMEOUT, UNSUPPORTED_ENCODING, UNSUPPORTED_MEDIA_TYPE,
+    BODY_TOO_LARGE, INVALID_ENCODING, Problem, REQUEST_TIMEOUT, UNAVAILABLE, UNSUPPORTED_ENCODING,
+    UNSUPPORTED_MEDIA_TYPE,
 };
+use axum::BoxError;
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, header};
 use flate2::bufread::GzDecoder;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::io::{self, Read};
+use std::ops::Deref;
 use std::time::Duration;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Span;
 
 /// How long a body may take to arrive.
@@ -16,9 +20,58 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 /// Members of a gzip. Each costs as much as it takes to set up a decoder, and empty ones are 20 bytes long.
 pub(crate) const GZIP_MEMBERS: usize = 100;
 
+/// How many KiB of bodies there may be at once, from their first byte until they have been read. It is the memory of
+/// the process that is divided here, so it is one for all that runs in it.
+const ROOM_KIB: usize = 128 * 1024;
+static ROOM: Semaphore = Semaphore::const_new(ROOM_KIB);
+
+/// A body, and the room it takes.
+#[derive(Debug, Default)]
+pub struct Held {
+    bytes: Vec<u8>,
+    room: Option<SemaphorePermit<'static>>,
+}
+
+impl Held {
+    fn of(bytes: Vec<u8>) -> Result<Self, Problem> {
+        let mut held = Self::default();
+        held.make_room(bytes.len())?;
+        Ok(Self { bytes, ..held })
+    }
+
+    fn push(&mut self, data: &[u8]) -> Result<(), Problem> {
+        self.make_room(self.bytes.len() + data.len())?;
+        self.bytes.extend_from_slice(data);
+        Ok(())
+    }
+
+    fn make_room(&mut self, bytes: usize) -> Result<(), Problem> {
+        let held = self.room.as_ref().map_or(0, SemaphorePermit::num_permits);
+        let Some(more) = bytes.div_ceil(1024).checked_sub(held).filter(|more| *more > 0) else { return Ok(()) };
+        let full = |_| {
+            Problem::new(&UNAVAILABLE, "Too many bodies are on their way. Send the same again after 1 s.")
+                .with_header(header::RETRY_AFTER, "1")
+        };
+        let more = ROOM.try_acquire_many(more as u32).map_err(full)?;
+        match &mut self.room {
+            Some(room) => room.merge(more),
+            none => *none = Some(more),
+        }
+        Ok(())
+    }
+}
+
+impl Deref for Held {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// The body, decoded, if it is declared as JSON and at most `limit` bytes long, on its way as well as decoded.
 /// What declares itself longer is refused before a byte of it is read.
-pub async fn json_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Vec<u8>, Problem> {
+pub async fn json_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<Held, Problem> {
     check_type(headers)?;
     let is_gzip = is_gzip(headers)?;
     let too_large = || Problem::new(&BODY_TOO_LARGE, format!("The body may have {limit} bytes, decoded."));
@@ -26,23 +79,18 @@ pub async fn json_body(headers: &HeaderMap, body: Body, limit: usize) -> Result<
     if declared.is_some_and(|length| length > limit as u64) {
         return Err(too_large());
     }
-    let body = match tokio::time::timeout(BODY_TIMEOUT, whole(Limited::new(body, limit))).await {
-        Ok(Ok(body)) => body,
-        Ok(Err(error)) if error.is::<LengthLimitError>() => return Err(too_large()),
-        // Cut off or stalled on the way: nothing was stored, and the client may send it again.
-        Ok(Err(_)) | Err(_) => {
-            return Err(Problem::new(
-                &REQUEST_TIMEOUT,
-                format!("A body must arrive whole within {} s.", BODY_TIMEOUT.as_secs()),
-            ));
-        }
-    };
+    // Cut off or stalled on the way: nothing was stored, and the client may send it again.
+    let timed_out =
+        || Problem::new(&REQUEST_TIMEOUT, format!("A body must arrive whole within {} s.", BODY_TIMEOUT.as_secs()));
+    let cut_off = |error: BoxError| if error.is::<LengthLimitError>() { too_large() } else { timed_out() };
+    let arrives = whole(Limited::new(body, limit), cut_off);
+    let body = tokio::time::timeout(BODY_TIMEOUT, arrives).await.unwrap_or_else(|_| Err(timed_out()))?;
     Span::current().record("bytes", body.len());
     if !is_gzip {
         return Ok(body);
     }
     match gunzip(&body, limit) {
-        Ok(body) if body.len() <= limit => Ok(body),
+        Ok(decoded) if decoded.len() <= limit => Held::of(decoded),
         Ok(_) => Err(too_large()),
         Err(error) => Err(Problem::new(&INVALID_ENCODING, format!("The body is no whole gzip: {error}."))),
     }
@@ -63,14 +111,14 @@ fn gunzip(mut body: &[u8], limit: usize) -> io::Result<Vec<u8>> {
 }
 
 /// Copies the frames together. Keeping them would keep the buffers they came in, however little is in each.
-async fn whole(mut body: Limited<Body>) -> Result<Vec<u8>, Box<dyn std::error::Error + Send + Sync>> {
-    let mut bytes = Vec::new();
+async fn whole(mut body: Limited<Body>, failed: impl Fn(BoxError) -> Problem) -> Result<Held, Problem> {
+    let mut held = Held::default();
     while let Some(frame) = body.frame().await {
-        if let Ok(data) = frame?.into_data() {
-            bytes.extend_from_slice(&data);
+        if let Ok(data) = frame.map_err(&failed)?.into_data() {
+            held.push(&data)?;
         }
     }
-    Ok(bytes)
+    Ok(held)
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), Problem> {

@@ -199,6 +199,8 @@ async fn batch(State(collector): Shared, writer: Writer, request: Request) -> Re
     let (Parts { headers, extensions, .. }, body) = request.into_parts();
     let body = json_body(&headers, body, limits::BATCH_BYTES).await?;
     let prepared = ingest::prepare_batch(&writer.site, writer.key, &body, arrival(&headers, &extensions))?;
+    // Its room is another's while this one waits for the disk.
+    drop(body);
     Ok(commit(&collector, &extensions, prepared).await)
 }
 
@@ -231,6 +233,7 @@ async fn single(
         Ok(prepared) => prepared,
         Err(problem) => return Ok((Extension(Outcome::of(1, Err(&problem))), Err(problem))),
     };
+    drop(body);
     let (outcome, answer) = commit(&collector, &extensions, prepared).await;
     Ok((outcome, answer.map(|_| Json(json!({"message": "Received"})))))
 }
@@ -495,7 +498,7 @@ async fn ready(State(collector): Shared, readiness: Extension<Arc<Readiness>>) -
     Ok(Json(json!({"status": "ready"})))
 }
 
-/// Whether the sinks can be used: whether the counters can be read now, and how storing went of late.
+/// Whether the sinks can be used: what the store says of itself, and how storing went of late.
 #[derive(Debug, Default)]
 struct Readiness {
     /// When storing failed, unless it has gone well since.
@@ -506,7 +509,7 @@ struct Readiness {
 #[derive(Debug, Default)]
 struct Checked {
     at: u64,
-    is_readable: bool,
+    is_ready: bool,
 }
 
 impl Readiness {
@@ -527,16 +530,14 @@ impl Readiness {
         let mut checked = self.checked.lock().await;
         if crate::now().abs_diff(checked.at) >= CHECK_EVERY.as_millis() as u64 {
             // Before the answer, so that who hangs up and comes again cannot make the sinks work either.
-            *checked = Checked { at: crate::now(), is_readable: false };
-            // No site has this name, so there is nothing to find.
-            let query = Query { username: String::new(), event_type: "custom".into(), key: String::new() };
-            let read = tokio::time::timeout(CHECK_PATIENCE, store.count(query, None)).await;
-            if let Ok(Err(error)) = &read {
-                tracing::warn!(cause = %crate::error::chain(error), "the counters cannot be read");
+            *checked = Checked { at: crate::now(), is_ready: false };
+            match tokio::time::timeout(CHECK_PATIENCE, store.ready()).await {
+                Ok(Ok(())) => checked.is_ready = true,
+                Ok(Err(error)) => tracing::warn!(cause = %crate::error::chain(&error), "not ready"),
+                Err(_) => tracing::warn!(cause = "the sinks do not answer", "not ready"),
             }
-            checked.is_readable = matches!(read, Ok(Ok(_)));
         }
-        if checked.is_readable { Ok(()) } else { Err(not_ready("The counters cannot be read.")) }
+        if checked.is_ready { Ok(()) } else { Err(not_ready("Events cannot be stored, or counters not be read.")) }
     }
 }
 

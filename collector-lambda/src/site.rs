@@ -301,6 +301,19 @@ pub fn finish(path: &Path, username: &str, kinds: &[Key]) -> Result<(), Error> {
     edit(path, finish, |()| Ok(()))
 }
 
+/// Gives a site these origins instead of those it has, and says whether addresses are stored, each if given.
+pub fn set(path: &Path, username: &str, origins: Option<&[String]>, store_ip: Option<bool>) -> Result<(), Error> {
+    let set = |sites: &mut Vec<Site>| {
+        let site = find(sites, username)?;
+        if let Some(origins) = origins {
+            site.origins = origins.to_vec();
+        }
+        site.store_ip = store_ip.unwrap_or(site.store_ip);
+        Ok(())
+    };
+    edit(path, set, |()| Ok(()))
+}
+
 /// Removes a site: its keys are good for nothing any more. What it has sent stays.
 pub fn remove(path: &Path, username: &str) -> Result<(), Error> {
     let remove = |sites: &mut Vec<Site>| {

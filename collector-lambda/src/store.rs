@@ -97,24 +97,25 @@ impl Store {
         }
     }
 
+    /// Whether events can be stored and counted now, as far as can be told without storing any.
+    pub async fn ready(&self) -> Result<(), Error> {
+        match (&self.lake, &self.counters) {
+            #[cfg(feature = "server")]
+            (Lake::Directory(embedded), Counters::Sqlite(_)) => embedded.ready().await,
+            #[cfg(feature = "aws")]
+            (lake, counters) => {
+                let (lake, counters) = tokio::join!(lake.ready(), counters.ready());
+                lake.and(counters)
+            }
+        }
+    }
+
     /// Opens connections ahead of the first request, and logs what cannot be used.
     #[cfg(feature = "aws")]
     pub async fn warm(&self) {
-        let lake = async {
-            match &self.lake {
-                #[cfg(feature = "server")]
-                Lake::Directory(_) => {}
-                Lake::Firehose(stream) => stream.warm().await,
-            }
-        };
-        let counters = async {
-            match &self.counters {
-                #[cfg(feature = "server")]
-                Counters::Sqlite(_) => {}
-                Counters::DynamoDb(table) => table.warm().await,
-            }
-        };
-        tokio::join!(lake, counters);
+        if let Err(error) = self.ready().await {
+            tracing::warn!(cause = %crate::error::chain(&error), "the sinks cannot be used yet");
+        }
     }
 
     /// Brings everything that has been accepted to its place, and takes no more.
@@ -144,6 +145,14 @@ impl Lake {
             Self::Firehose(stream) => stream.put(batch).await,
         }
     }
+
+    async fn ready(&self) -> Result<(), Error> {
+        match self {
+            #[cfg(feature = "server")]
+            Self::Directory(embedded) => embedded.ready().await,
+            Self::Firehose(stream) => stream.ready().await,
+        }
+    }
 }
 
 #[cfg(feature = "aws")]
@@ -162,6 +171,14 @@ impl Counters {
             #[cfg(feature = "server")]
             Self::Sqlite(embedded) => embedded.commit(batch, Keep::Counts).await,
             Self::DynamoDb(table) => table.commit(&batch).await,
+        }
+    }
+
+    async fn ready(&self) -> Result<(), Error> {
+        match self {
+            #[cfg(feature = "server")]
+            Self::Sqlite(embedded) => embedded.ready().await,
+            Self::DynamoDb(table) => table.ready().await,
         }
     }
 }

@@ -699,3 +699,14 @@ async fn a_table_that_is_not_there_is_unavailable_at_once() {
         assert_eq!(cause, "the table nowhere cannot be used (ResourceNotFoundException)");
     }
 }
+
+#[tokio::test]
+async fn a_store_is_ready_when_both_its_sinks_are() {
+    let config = local::config(local::endpoint()).await;
+    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    for (stream, table, ready) in [(&*stream, &*table, true), ("gone", &table, false), (&stream, "gone", false)] {
+        let lake = Lake::Firehose(Firehose::new(&config, stream));
+        let store = Store::new(lake, Counters::DynamoDb(DynamoDb::new(&config, table)));
+        assert_eq!(store.ready().await.is_ok(), ready, "{stream} and {table}");
+    }
+}

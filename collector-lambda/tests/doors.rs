@@ -156,6 +156,92 @@ async fn keys_rotate_while_it_runs() {
 }
 
 #[tokio::test]
+async fn a_site_moves_while_it_runs_and_keeps_its_keys() {
+    const NEW: &str = "https://new.example";
+    let collector = Collector::start(&[]);
+    let status = async |origin: &str| {
+        let request = collector.http.post(format!("{}/v1/batch", collector.url)).header("origin", origin);
+        let answer = request.basic_auth("shop", Some(&collector.write_key)).json(&batch(1)).send().await.unwrap();
+        answer.status().as_u16()
+    };
+    assert_eq!((status(ORIGIN).await, status(NEW).await), (200, 403));
+    assert!(site("set", &collector, &["shop", "--origin", NEW, "--origin", "http://localhost:3000"]).status.success());
+    collector.logged(IN_USE, 1).await;
+    assert_eq!((status(ORIGIN).await, status(NEW).await), (403, 200));
+
+    let list = || String::from_utf8(site("list", &collector, &[]).stdout).unwrap();
+    assert_eq!(list(), format!("shop  {NEW}  http://localhost:3000\n"));
+    assert!(site("set", &collector, &["shop", "--store-ip", "true"]).status.success());
+    assert_eq!(list(), format!("shop  {NEW}  http://localhost:3000  stores IP addresses\n"), "the origins stay");
+    let good = std::fs::read_to_string(collector.sites()).unwrap();
+    let refused: [&[&str]; 6] = [
+        &["shop"],
+        &["nobody", "--store-ip", "true"],
+        &["shop", "--origin", "https://SHOP.example"],
+        &["shop", "--origin", NEW, "--no-origin"],
+        &["shop", "--store-ip"],
+        &["shop", "--store-ip", "maybe"],
+    ];
+    for arguments in refused {
+        assert!(!site("set", &collector, arguments).status.success(), "{arguments:?}");
+    }
+    assert_eq!(std::fs::read_to_string(collector.sites()).unwrap(), good);
+    assert!(site("set", &collector, &["shop", "--no-origin", "--store-ip", "false"]).status.success());
+    assert_eq!(list(), "shop\n");
+    collector.logged(IN_USE, 2).await;
+    assert_eq!(status_of(&collector, "shop", &collector.secret_key).await, 200);
+}
+
+#[tokio::test]
+async fn bodies_on_their_way_take_only_so_much_memory() {
+    use base64::Engine;
+    let collector = Collector::start(&[]);
+    let before = collector.peak_memory();
+    let credentials = format!("shop:{}", collector.secret_key);
+    let authorization = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials));
+    let address = collector.url.strip_prefix("http://").unwrap().to_owned();
+    // All but the last byte, so that none is ever whole.
+    let size = 512 * 1024;
+    let request = format!(
+        "POST /v1/batch HTTP/1.1\r\nhost: x\r\nauthorization: {authorization}\r\n\
+         content-type: application/json\r\ncontent-length: {size}\r\n\r\n{}",
+        " ".repeat(size - 1)
+    );
+    let request = std::sync::Arc::new(request.into_bytes());
+    let mut senders = tokio::task::JoinSet::new();
+    for _ in 0..400 {
+        let (address, request) = (address.clone(), std::sync::Arc::clone(&request));
+        senders.spawn(async move {
+            use tokio::io::{AsyncReadExt, AsyncWriteExt};
+            let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
+            stream.write_all(&request).await.unwrap();
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"}") {
+                assert!(stream.read_buf(&mut answer).await.unwrap() > 0);
+            }
+            String::from_utf8(answer).unwrap()
+        });
+    }
+    // 256 of them fit; the others are told to come again.
+    for _ in 256..400 {
+        let answer = senders.join_next().await.unwrap().unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503") && answer.contains(r#""code":"unavailable""#), "{answer}");
+        assert!(answer.to_lowercase().contains("\nretry-after: 1\r"), "{answer}");
+    }
+    let taken = collector.peak_memory() - before;
+    assert!(taken < 320 << 20, "400 bodies took {taken} bytes");
+    // Once they are gone, there is room again.
+    senders.shutdown().await;
+    for _ in 0..600 {
+        if collector.post("/v1/batch", &batch(1)).send().await.unwrap().status() == 200 {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("there is never room again");
+}
+
+#[tokio::test]
 async fn an_old_key_ends_by_itself() {
     let collector = Collector::start(&[]);
     let new = said(&site("rotate", &collector, &["shop", "--overlap", "1h"]), "secret_key").unwrap();

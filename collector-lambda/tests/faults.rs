@@ -777,7 +777,7 @@ async fn a_server_killed_at_any_call_loses_no_event_and_counts_none_twice() {
         ("AWS_ACCESS_KEY_ID", local::KEY),
         ("AWS_SECRET_ACCESS_KEY", local::KEY),
     ];
-    let mut collector = Collector::start_in(&environment, &["--lake", &lake, "--counters", &counters]);
+    let mut collector = Collector::start_with(&environment, &["--lake", &lake, "--counters", &counters]);
     let mut random = StdRng::seed_from_u64(rand::random());
     let mut ledger = Ledger::of("shop");
     let mut kills = 0;

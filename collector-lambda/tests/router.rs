@@ -153,9 +153,7 @@ async fn a_connection_that_sends_no_request_is_closed() {
 #[tokio::test]
 async fn a_store_that_cannot_keep_up_says_so_and_loses_nothing() {
     let world = world();
-    let stall = rusqlite::Connection::open(world.folder.0.join("data/tallymark.db")).unwrap();
-    stall.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let mut stall = Some(stall);
+    let mut stall = Some(stall(&world));
     let mut left: Vec<_> = (0..1500).map(|_| support::batch(1).to_string()).collect();
     let mut refused = 0;
     for _ in 0..100 {
@@ -189,11 +187,104 @@ async fn a_store_that_cannot_keep_up_says_so_and_loses_nothing() {
     let counts: Value = serde_json::from_slice(&answer.into_body().collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!(counts["total"], 1500);
     assert_eq!(world.get("/ready").await.0, 200, "storing has gone well since");
-    let [received, accepted, rejected, retry] = world.conserved();
-    // What was committed after its client was told to come again is a duplicate by then.
-    assert_eq!((received, rejected, retry), (accepted + refused, 0, refused));
-    assert_eq!(accepted + world.figure("duplicate_events_total"), 1500);
+    assert_eq!(world.conserved(), [1500 + refused, 1500, 0, refused]);
+    assert_eq!(world.figure("duplicate_events_total"), 0, "what was refused had not been stored");
     assert_eq!((world.figure("queue_batches"), world.figure("queue_bytes")), (0, 0));
+}
+
+/// Another who writes to the database, for as long as this is kept.
+fn stall(world: &World) -> rusqlite::Connection {
+    let stall = rusqlite::Connection::open(world.folder.0.join("data/tallymark.db")).unwrap();
+    stall.execute_batch("BEGIN IMMEDIATE").unwrap();
+    stall
+}
+
+impl World {
+    fn send(&self, body: &Value) -> tokio::task::JoinHandle<StatusCode> {
+        let request = self.request("/v1/batch", Body::from(body.to_string()));
+        let answer = self.router.clone().oneshot(request);
+        tokio::spawn(async { answer.await.unwrap().status() })
+    }
+
+    /// Waits until the writer has this many batches before it, and one that it cannot finish.
+    async fn stuck(&self, waiting: u64) {
+        for _ in 0..6_000 {
+            if self.figure("queue_bytes") > 0 && self.figure("queue_batches") == waiting {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("{} batches wait, and not {waiting}", self.figure("queue_batches"));
+    }
+}
+
+#[tokio::test]
+async fn what_is_answered_503_is_not_stored_later() {
+    let world = world();
+    let [begun, refused, abandoned] = [1, 2, 3].map(support::batch);
+    let stall = stall(&world);
+    let begun = world.send(&begun);
+    world.stuck(0).await;
+    let gone = world.send(&abandoned);
+    world.stuck(1).await;
+    gone.abort();
+    assert!(gone.await.unwrap_err().is_cancelled());
+    // The one that the writer has begun waits for as long as it takes; this one only for so long.
+    tokio::time::pause();
+    assert_eq!(world.post("/v1/batch", Body::from(refused.to_string())).await.0, 503);
+    tokio::time::resume();
+    drop(stall);
+    assert_eq!(begun.await.unwrap(), 200);
+    // Behind the others, so they are through.
+    assert_eq!(world.post("/track", Body::from("{}")).await.0, 200);
+    assert_eq!(world.get("/v1/counts?event_type=custom").await.1["total"], 2);
+    let (status, receipt) = world.post("/v1/batch", Body::from(refused.to_string())).await;
+    assert_eq!((status.as_u16(), &receipt["duplicate"]), (200, &json!(false)));
+    assert_eq!(world.conserved(), [6, 4, 0, 2]);
+}
+
+#[tokio::test]
+async fn one_batch_that_cannot_be_written_does_not_harm_its_neighbours() {
+    let world = world();
+    let database = rusqlite::Connection::open(world.folder.0.join("data/tallymark.db")).unwrap();
+    let poison = "CREATE TRIGGER poison BEFORE INSERT ON held WHEN new.lines LIKE '%poison%'
+        BEGIN SELECT RAISE(ABORT, 'it cannot be written'); END";
+    database.execute_batch(poison).unwrap();
+    let stall = stall(&world);
+    let first = world.send(&support::batch(1));
+    world.stuck(0).await;
+    // All these come into one transaction.
+    let poisoned = json!({"batch_id": uuid(), "events": [{"event_type": "custom", "name": "poison"}]});
+    let sent = (0..20).map(|n| if n == 7 { poisoned.clone() } else { support::batch(1) });
+    let sent: Vec<_> = sent.map(|batch| world.send(&batch)).collect();
+    world.stuck(20).await;
+    drop(stall);
+    assert_eq!(first.await.unwrap(), 200);
+    for (n, sent) in sent.into_iter().enumerate() {
+        assert_eq!(sent.await.unwrap(), if n == 7 { 503 } else { 200 }, "batch {n}");
+    }
+    assert_eq!(world.get("/v1/counts?event_type=custom").await.1["total"], 20);
+    database.execute_batch("DROP TRIGGER poison").unwrap();
+    let (_, receipt) = world.post("/v1/batch", Body::from(poisoned.to_string())).await;
+    assert_eq!((&receipt["accepted"], &receipt["duplicate"]), (&json!(1), &json!(false)));
+    assert_eq!(world.get("/v1/counts?event_type=custom").await.1["total"], 21);
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_written_is_not_ready_though_nothing_was_sent() {
+    let world = world();
+    let stall = stall(&world);
+    let (status, problem) = world.get("/ready").await;
+    assert_eq!((status.as_u16(), &problem["code"]), (503, &json!("not_ready")));
+    assert_eq!(world.get("/health").await.0, 200);
+    drop(stall);
+    for _ in 0..600 {
+        if world.get("/ready").await.0 == 200 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("it is never ready again");
 }
 
 #[tokio::test]

@@ -132,7 +132,7 @@ async fn an_id_that_was_used_for_something_else_is_not_answered_as_if_it_had_arr
 
 #[tokio::test]
 async fn the_public_key_cannot_take_the_ids_of_the_secret_one() {
-    let collector = Collector::start(&[]);
+    let mut collector = Collector::start(&[]);
     let from_page = collector
         .http
         .post(format!("{}/track", collector.url))
@@ -144,6 +144,9 @@ async fn the_public_key_cannot_take_the_ids_of_the_secret_one() {
     let charge = collector.post("/track", &json!({"name": "charge"})).header("idempotency-key", "order-7");
     assert_eq!(charge.send().await.unwrap().status(), 200);
     assert_eq!(collector.get("/v1/counts?event_type=custom&key=charge").await["total"], 1);
+    assert_eq!(collector.total("custom").await, 2);
+    collector.stop();
+    assert_eq!(collector.lake().len(), 2, "who tells events apart by their ids finds as many as are counted");
 }
 
 #[tokio::test]

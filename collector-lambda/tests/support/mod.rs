@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use tallymark_collector::site;
@@ -34,30 +34,56 @@ pub struct Collector {
     pub http: reqwest::Client,
     folder: Folder,
     arguments: Vec<String>,
-    environment: Vec<(String, String)>,
+    place: Place,
     process: Child,
+}
+
+/// Where a collector runs.
+#[derive(Clone, Default)]
+pub struct Place {
+    /// A command that runs it.
+    pub through: Vec<String>,
+    /// What stands before its paths, for those outside.
+    pub root: PathBuf,
+    /// Variables that are set for it.
+    pub environment: Vec<(String, String)>,
+}
+
+impl Place {
+    /// The binary, to be run there.
+    fn command(&self) -> Command {
+        let binary = env!("CARGO_BIN_EXE_tallymark-collector");
+        let words: Vec<&str> = self.through.iter().map(String::as_str).chain([binary]).collect();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        command.env("RUST_LOG", "info").envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
 }
 
 impl Collector {
     pub fn start(arguments: &[&str]) -> Self {
-        Self::start_in(&[], arguments)
+        Self::start_with(&[], arguments)
     }
 
     /// With a log that says more or less.
     pub fn start_logging(level: &str, arguments: &[&str]) -> Self {
-        Self::start_in(&[("RUST_LOG", level)], arguments)
+        Self::start_with(&[("RUST_LOG", level)], arguments)
     }
 
     /// With these variables.
-    pub fn start_in(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
-        let folder = Folder::new();
+    pub fn start_with(environment: &[(&str, &str)], arguments: &[&str]) -> Self {
+        let environment = environment.iter().map(|&(name, value)| (name.into(), value.into())).collect();
+        Self::start_in(Folder::new(), Place { environment, ..Place::default() }, arguments)
+    }
+
+    /// In a place of its own, which has the folder too.
+    pub fn start_in(folder: Folder, place: Place, arguments: &[&str]) -> Self {
         let keys = site::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()], false, |_| Ok(())).unwrap();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-        let environment: Vec<_> = environment.iter().map(|&(name, value)| (name.into(), value.into())).collect();
-        let (process, url) = spawn(&folder.0, &environment, &arguments);
-        let http = reqwest::Client::new();
-        let (secret_key, write_key) = (keys.secret_key, keys.write_key);
-        Self { url, secret_key, write_key, http, folder, arguments, environment, process }
+        let (process, url) = spawn(&folder.0, &place, &arguments);
+        let (http, secret_key, write_key) = (reqwest::Client::new(), keys.secret_key, keys.write_key);
+        Self { url, secret_key, write_key, http, folder, arguments, place, process }
     }
 
     pub fn sites(&self) -> PathBuf {
@@ -92,8 +118,41 @@ impl Collector {
         assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
     }
 
+    pub fn process_id(&self) -> u32 {
+        self.process.id()
+    }
+
     pub fn data_dir(&self) -> PathBuf {
-        self.folder.0.join("data")
+        let path = self.folder.0.join("data");
+        if self.place.root.as_os_str().is_empty() {
+            return path;
+        }
+        self.place.root.join(path.strip_prefix("/").unwrap())
+    }
+
+    /// Runs another command on its data directory, where it runs: whether that was content, and what it said.
+    pub fn run(&self, arguments: &[&str]) -> (bool, String) {
+        let data_dir = self.folder.0.join("data");
+        let output = self.place.command().args(arguments).arg("--data-dir").arg(data_dir).output().unwrap();
+        let said = String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap();
+        (output.status.success(), said)
+    }
+
+    /// Runs `serve` where it should refuse to, for a while.
+    pub fn serve(&self) -> (bool, String) {
+        let mut serve = serve(&self.folder.0, &self.place);
+        let mut serve = serve.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        for _ in 0..600 {
+            if let Some(status) = serve.try_wait().unwrap() {
+                let mut said = String::new();
+                serve.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+                return (status.success(), said);
+            }
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        serve.kill().unwrap();
+        serve.wait().unwrap();
+        panic!("it serves");
     }
 
     /// Ends it without warning.
@@ -103,7 +162,7 @@ impl Collector {
     }
 
     pub fn restart(&mut self) {
-        (self.process, self.url) = spawn(&self.folder.0, &self.environment, &self.arguments);
+        (self.process, self.url) = spawn(&self.folder.0, &self.place, &self.arguments);
     }
 
     /// Asks it to stop, and waits until it has.
@@ -145,24 +204,20 @@ impl Drop for Collector {
     }
 }
 
-fn spawn(folder: &Path, environment: &[(String, String)], arguments: &[String]) -> (Child, String) {
+fn spawn(folder: &Path, place: &Place, arguments: &[String]) -> (Child, String) {
     let log = std::fs::OpenOptions::new().create(true).append(true).open(folder.join("log")).unwrap();
-    let mut process = Command::new(env!("CARGO_BIN_EXE_tallymark-collector"))
-        .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
-        .arg(folder.join("data"))
-        .arg("--sites")
-        .arg(folder.join("sites.json"))
-        .args(arguments)
-        .env("RUST_LOG", "info")
-        .envs(environment.iter().map(|(name, value)| (name, value)))
-        .stdout(Stdio::piped())
-        .stderr(log)
-        .spawn()
-        .unwrap();
+    let mut process = serve(folder, place).args(arguments).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
     let mut line = String::new();
     BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
     let url = line.trim().strip_prefix("listening on ").unwrap_or_else(|| panic!("it said {line:?}")).to_owned();
     (process, url)
+}
+
+fn serve(folder: &Path, place: &Place) -> Command {
+    let mut serve = place.command();
+    serve.args(["serve", "--listen", "127.0.0.1:0", "--data-dir"]).arg(folder.join("data"));
+    serve.arg("--sites").arg(folder.join("sites.json"));
+    serve
 }
 
 /// All lines of all sealed files.
