@@ -6,11 +6,12 @@
 //! [`crate::lake`]). Reads have a connection of their own.
 
 use crate::Error;
-use crate::batch::Prepared;
+use crate::batch::{Prepared, tally};
 use crate::counts::{DAY, Hours, Query};
 use crate::lake;
 use rusqlite::types::Type;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
@@ -38,6 +39,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const GROUP: usize = 256;
 /// Lines that are held before they are moved to the lake ahead of time.
 const ROLL_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of lines in one row, a line more or less: what is read at once when they are moved.
+const HELD_BYTES: usize = 1024 * 1024;
 const SCHEMA_VERSION: i32 = 2;
 
 const DATABASE: &str = "tallymark.db";
@@ -441,16 +444,7 @@ fn write(mut db: Connection, mut waiting: mpsc::Receiver<Job>, signals: &std::sy
 }
 
 fn commit_group(db: &mut Connection, group: Vec<Waiting>) {
-    let mut commit = || -> rusqlite::Result<Vec<Result<Receipt, Error>>> {
-        let transaction = db.transaction()?;
-        let receipts = group
-            .iter()
-            .map(|waiting| insert(&transaction, &waiting.batch, waiting.keep))
-            .collect::<rusqlite::Result<_>>()?;
-        transaction.commit()?;
-        Ok(receipts)
-    };
-    match commit() {
+    match commit(db, &group) {
         Ok(receipts) => {
             for (waiting, receipt) in group.into_iter().zip(receipts) {
                 let _ = waiting.reply.send(receipt);
@@ -467,8 +461,32 @@ fn commit_group(db: &mut Connection, group: Vec<Waiting>) {
     }
 }
 
-/// Stores and counts a batch, unless it is known. The inner error is about this batch alone.
-fn insert(db: &Transaction<'_>, batch: &Prepared, keep: Keep) -> rusqlite::Result<Result<Receipt, Error>> {
+fn commit(db: &mut Connection, group: &[Waiting]) -> rusqlite::Result<Vec<Result<Receipt, Error>>> {
+    let transaction = db.transaction()?;
+    let mut fresh = Vec::with_capacity(group.len());
+    let receipts = group
+        .iter()
+        .map(|Waiting { batch, keep, .. }| match remember(&transaction, batch)? {
+            Known::Fresh(receipt) => {
+                fresh.push((batch, *keep));
+                Ok(Ok(receipt))
+            }
+            Known::Before(answer) => Ok(answer),
+        })
+        .collect::<rusqlite::Result<_>>()?;
+    store(&transaction, &fresh)?;
+    transaction.commit()?;
+    Ok(receipts)
+}
+
+/// Whether a batch had been committed before.
+enum Known {
+    Fresh(Receipt),
+    /// The error is about this batch alone.
+    Before(Result<Receipt, Error>),
+}
+
+fn remember(db: &Connection, batch: &Prepared) -> rusqlite::Result<Known> {
     let receipt = batch.receipt();
     let json =
         serde_json::to_string(&receipt).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
@@ -488,45 +506,57 @@ fn insert(db: &Transaction<'_>, batch: &Prepared, keep: Keep) -> rusqlite::Resul
         ])?;
     if fresh == 0 {
         let found = find(db, batch)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        return Ok(found.receipt(batch));
+        return Ok(Known::Before(found.receipt(batch)));
     }
-    if keep != Keep::Counts {
-        hold(db, batch)?;
-    }
-    if keep != Keep::Lines {
-        count(db, batch)?;
-    }
-    Ok(Ok(receipt))
+    Ok(Known::Fresh(receipt))
 }
 
-fn hold(db: &Transaction<'_>, batch: &Prepared) -> rusqlite::Result<()> {
-    let hour = batch.received_at / crate::counts::HOUR;
-    for event_type in ["page_view", "button_click", "custom"] {
-        let mut lines = String::new();
-        for event in batch.stored().filter(|event| event.event_type == event_type) {
+/// Stores and counts batches that are new. All at once, because many lines fit into one row, and what is counted
+/// by the same key is written once.
+fn store(db: &Connection, batches: &[(&Prepared, Keep)]) -> rusqlite::Result<()> {
+    let but = |not: Keep| batches.iter().filter(move |(_, keep)| *keep != not).map(|(batch, _)| *batch);
+    hold(db, but(Keep::Counts))?;
+    count(db, but(Keep::Lines))
+}
+
+fn hold<'a>(db: &Connection, batches: impl Iterator<Item = &'a Prepared>) -> rusqlite::Result<()> {
+    let mut insert = db.prepare_cached("INSERT INTO held (username, event_type, hour, lines) VALUES (?, ?, ?, ?)")?;
+    let mut rows = BTreeMap::<_, String>::new();
+    for batch in batches {
+        let hour = batch.received_at / crate::counts::HOUR;
+        for event in batch.stored() {
+            let partition = (batch.username.as_str(), event.event_type, hour);
+            let lines = rows.entry(partition).or_default();
             lines.push_str(&event.line);
             lines.push('\n');
+            if lines.len() > HELD_BYTES {
+                insert.execute(params![partition.0, partition.1, partition.2, *lines])?;
+                lines.clear();
+            }
         }
-        if !lines.is_empty() {
-            db.prepare_cached("INSERT INTO held (username, event_type, hour, lines) VALUES (?, ?, ?, ?)")?
-                .execute(params![batch.username, event_type, hour, lines])?;
-        }
+    }
+    for ((username, event_type, hour), lines) in rows.iter().filter(|(_, lines)| !lines.is_empty()) {
+        insert.execute(params![username, event_type, hour, lines])?;
     }
     Ok(())
 }
 
-fn count(db: &Transaction<'_>, batch: &Prepared) -> rusqlite::Result<()> {
-    let mut totals = db.prepare_cached(
+fn count<'a>(db: &Connection, batches: impl Iterator<Item = &'a Prepared>) -> rusqlite::Result<()> {
+    let mut total = db.prepare_cached(
         "INSERT INTO totals (username, event_type, key, count) VALUES (?, ?, ?, ?)
          ON CONFLICT DO UPDATE SET count = count + excluded.count",
     )?;
-    let mut hours = db.prepare_cached(
+    let mut hour = db.prepare_cached(
         "INSERT INTO hours (username, event_type, key, hour, count) VALUES (?, ?, ?, ?, ?)
          ON CONFLICT DO UPDATE SET count = count + excluded.count",
     )?;
-    for (counter, n) in batch.tally() {
-        totals.execute(params![batch.username, counter.event_type, counter.key, n])?;
-        hours.execute(params![batch.username, counter.event_type, counter.key, counter.hour, n])?;
+    let mut totals = BTreeMap::<_, u64>::new();
+    for ((username, counter), n) in tally(batches) {
+        hour.execute(params![username, counter.event_type, counter.key, counter.hour, n])?;
+        *totals.entry((username, counter.event_type, counter.key)).or_default() += n;
+    }
+    for ((username, event_type, key), n) in totals {
+        total.execute(params![username, event_type, key, n])?;
     }
     Ok(())
 }
