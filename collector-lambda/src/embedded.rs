@@ -131,17 +131,22 @@ pub(crate) struct Waiting {
 
 /// How long the writer takes for a transaction, of late. Tells how long those that wait will.
 #[derive(Debug, Default)]
-struct Pace(AtomicU64);
+struct Pace {
+    nanoseconds: AtomicU64,
+    transactions: AtomicU64,
+}
 
 impl Pace {
     /// Each weighs an eighth, so that one slow sync does not decide.
     fn note(&self, took: Duration) {
-        let (latest, before) = (took.as_nanos() as u64, self.0.load(Ordering::Relaxed));
-        self.0.store(if before == 0 { latest } else { before - before / 8 + latest / 8 }, Ordering::Relaxed);
+        let (latest, before) = (took.as_nanos() as u64, self.nanoseconds.load(Ordering::Relaxed));
+        let of_late = if before == 0 { latest } else { before - before / 8 + latest / 8 };
+        self.nanoseconds.store(of_late, Ordering::Relaxed);
+        self.transactions.fetch_add(1, Ordering::Relaxed);
     }
 
     fn wait(&self, batches: usize) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed).saturating_mul(batches.div_ceil(GROUP) as u64))
+        Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed).saturating_mul(batches.div_ceil(GROUP) as u64))
     }
 }
 
@@ -224,6 +229,11 @@ impl Embedded {
     pub(crate) fn waiting(&self) -> (usize, usize) {
         let batches = self.shared.jobs.max_capacity() - self.shared.jobs.capacity();
         (batches, (WAITING_KIB - self.shared.room.available_permits()) * 1024)
+    }
+
+    /// Transactions so far.
+    pub(crate) fn transactions(&self) -> u64 {
+        self.shared.pace.transactions.load(Ordering::Relaxed)
     }
 
     /// How long a batch would wait that came now.
