@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint test-rust test-package test-wasm test-npm test-python test-demo test-browsers audit bench \
-	bench-peers bench-browser clean
+	bench-peers bench-browser bench-collector clean
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PORT ?= 8787
@@ -22,6 +22,7 @@ help:
 	@echo "make test-browsers  the tracker in Firefox and WebKit too; writes npm/BROWSERS.md"
 	@echo "make audit  licences, sources and known defects of what it depends on"
 	@echo "make bench  the Rust client's speed; make bench-peers: beside other clients"
+	@echo "make bench-collector  the collector under load, then for ten minutes; writes collector-lambda/PERFORMANCE.md"
 	@echo "make bench-browser  the tracker's size and speed beside other trackers"
 
 demo:
@@ -115,6 +116,13 @@ bench-browser: npm/dist/tallymark.js
 	@.ci/tools npm browser
 	node bench/browser/sizes.mjs
 	node bench/browser/speed.mjs
+
+# The collector beside a bare echo, and its memory over ten minutes.
+bench-collector:
+	for part in "" "--soak 10"; do \
+		cargo bench --package tallymark-collector --no-default-features --features server --bench load -- \
+			$$part --table "$(CURDIR)/collector-lambda/PERFORMANCE.md"; \
+	done
 
 clean:
 	cargo clean

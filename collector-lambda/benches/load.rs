@@ -50,6 +50,9 @@ struct Options {
     /// Events a second while doing so, in batches of the last size.
     #[arg(long, value_name = "N", default_value_t = 20_000)]
     rate: usize,
+    /// A file to write the figures to, between the lines `<!-- load -->` and `<!-- end of load -->`, or `soak`.
+    #[arg(long, value_name = "FILE")]
+    table: Option<PathBuf>,
     /// What this binary starts itself with, for the bare server.
     #[arg(long, hide = true)]
     echo: bool,
@@ -64,9 +67,17 @@ fn main() {
         return echo();
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    match options.soak {
-        Some(minutes) => runtime.block_on(soak(&options, Duration::from_secs_f64(60.0 * minutes))),
-        None => runtime.block_on(compare(&options)),
+    let (name, figures) = match options.soak {
+        Some(minutes) => ("soak", runtime.block_on(soak(&options, Duration::from_secs_f64(60.0 * minutes)))),
+        None => ("load", runtime.block_on(compare(&options))),
+    };
+    println!("\n{figures}");
+    if let Some(path) = &options.table {
+        let text = fs::read_to_string(path).unwrap();
+        let (begin, end) = (format!("<!-- {name} -->\n"), format!("<!-- end of {name} -->\n"));
+        let (before, rest) = text.split_once(&begin).expect("the file has the first line");
+        let (_, after) = rest.split_once(&end).expect("the file has the last line");
+        fs::write(path, format!("{before}{begin}\n{figures}\n{end}{after}")).unwrap();
     }
 }
 
@@ -82,14 +93,16 @@ fn echo() {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-async fn compare(options: &Options) {
+async fn compare(options: &Options) -> String {
     let collector = Server::collector();
     let echo = Server::echo();
     let mut sent = Sent::default();
-    println!("{} connections, {} rounds of {} s each", options.connections, options.rounds, options.seconds);
-    println!("                             |                collector                 |            echo            |");
-    println!(
-        "  batch   bytes    events/s  | batches/s   p50 ms   p99 ms   CPU µs/batch | batches/s   p50 ms   p99 ms  CPU µs/batch | ratio | client CPU µs/batch"
+    let mut text = format!(
+        "{} connections, one request on its way on each; {} rounds of {} s for each server.\n\n\
+         | events a batch | bytes | events/s | batches/s | p50 ms | p99 ms | CPU µs a batch | batches a transaction \
+         | echo batches/s | p50 ms | p99 ms | CPU µs a batch | ratio | client's CPU µs a batch |\n\
+         |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
+        options.connections, options.rounds, options.seconds
     );
     for &events in &options.batches {
         let mut rounds = (Vec::new(), Vec::new());
@@ -97,6 +110,8 @@ async fn compare(options: &Options) {
         for round in 0..=options.rounds {
             let theirs = load(&echo, events, options, None).await;
             let ours = load(&collector, events, options, None).await;
+            let (rate, of_echo) = (ours.rate(), ours.rate() / theirs.rate());
+            println!("{events:>3} a batch, round {round}: {rate:.0} batches/s, {:.1} % of the echo", 100.0 * of_echo);
             sent.add(&ours);
             if round > 0 {
                 rounds.0.push(ours);
@@ -104,40 +119,38 @@ async fn compare(options: &Options) {
             }
         }
         let (ours, theirs) = rounds;
-        let ratio = median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours.rate() / theirs.rate()));
-        let rate = median(ours.iter().map(Round::rate));
         let figures = |rounds: &[Round]| {
             let latencies = Latencies::of(rounds);
             format!(
-                "{:>9.0} {:>8.2} {:>8.2} {:>14.1}",
+                "{:.0} | {:.2} | {:.2} | {:.1}",
                 median(rounds.iter().map(Round::rate)),
                 latencies.at(0.50),
                 latencies.at(0.99),
                 median(rounds.iter().map(|round| round.cpu_per_batch(round.server_cpu)))
             )
         };
-        println!(
-            "{events:>7} {:>7} {:>11.0}  | {} | {} | {:>4.0} % | {:.1}",
+        text += &format!(
+            "| {events} | {} | {:.0} | {} | {:.1} | {} | {:.1} % | {:.1} |\n",
             ours[0].body_bytes,
-            rate * events as f64,
+            median(ours.iter().map(Round::rate)) * events as f64,
             figures(&ours),
+            median(ours.iter().map(|round| round.batches as f64 / round.transactions as f64)),
             figures(&theirs),
-            100.0 * ratio,
+            100.0 * median(ours.iter().zip(&theirs).map(|(ours, theirs)| ours.rate() / theirs.rate())),
             median(ours.iter().map(|round| round.cpu_per_batch(round.client_cpu)))
         );
     }
     collector.check(&sent).await;
-    collector.end(&sent);
+    text + "\n" + &collector.end(&sent)
 }
 
-async fn soak(options: &Options, time: Duration) {
+async fn soak(options: &Options, time: Duration) -> String {
     let collector = Server::collector();
     let events = options.batches.last().copied().unwrap_or(100);
     let mut sent = Sent::default();
     let (began, mut samples) = (Instant::now(), Vec::new());
-    println!("{} events/s in batches of {events} for {} s", options.rate, time.as_secs());
     while began.elapsed() < time {
-        let turn = Options { seconds: SAMPLE_EVERY.as_secs_f64(), batches: Vec::new(), ..*options };
+        let turn = Options { seconds: SAMPLE_EVERY.as_secs_f64(), batches: Vec::new(), table: None, ..*options };
         let round = load(&collector, events, &turn, Some(options.rate)).await;
         sent.add(&round);
         let (at, rss) = (began.elapsed().as_secs_f64(), collector.rss());
@@ -151,13 +164,16 @@ async fn soak(options: &Options, time: Duration) {
     let least = samples.iter().map(|(_, rss)| *rss).fold(f64::MAX, f64::min);
     let most = samples.iter().map(|(_, rss)| *rss).fold(0.0, f64::max);
     let second_half = &samples[samples.len() / 2..];
-    println!(
-        "memory: {least:.1} to {most:.1} MiB, {:+.2} MiB a minute over all, {:+.2} over the second half",
-        60.0 * slope(&samples),
-        60.0 * slope(second_half)
-    );
     collector.check(&sent).await;
-    collector.end(&sent);
+    format!(
+        "{} events/s in batches of {events} for {} s.\n\n\
+         The collector's memory: {least:.1} to {most:.1} MiB, {:+.2} MiB a minute over all, {:+.2} over the second half.\n\n{}",
+        options.rate,
+        time.as_secs(),
+        60.0 * slope(&samples),
+        60.0 * slope(second_half),
+        collector.end(&sent)
+    )
 }
 
 /// What a turn has seen.
@@ -171,6 +187,8 @@ struct Round {
     latencies: Vec<Duration>,
     server_cpu: Duration,
     client_cpu: Duration,
+    /// Of the collector's database.
+    transactions: u64,
 }
 
 impl Round {
@@ -211,6 +229,7 @@ async fn load(server: &Server, events: usize, options: &Options, rate: Option<us
         stream.set_nodelay(true).unwrap();
         streams.push(stream);
     }
+    let transactions = server.transactions().await;
     let (server_cpu, client_cpu) = (cpu_time(server.process.id()), cpu_time(std::process::id()));
     let began = Instant::now();
     let end = began + Duration::from_secs_f64(options.seconds);
@@ -252,6 +271,7 @@ async fn load(server: &Server, events: usize, options: &Options, rate: Option<us
         latencies: Vec::new(),
         server_cpu: Duration::ZERO,
         client_cpu: Duration::ZERO,
+        transactions: 0,
     };
     for task in tasks {
         let (latencies, types) = task.await.unwrap();
@@ -266,6 +286,7 @@ async fn load(server: &Server, events: usize, options: &Options, rate: Option<us
     round.took = began.elapsed();
     round.server_cpu = cpu_time(server.process.id()) - server_cpu;
     round.client_cpu = cpu_time(std::process::id()) - client_cpu;
+    round.transactions = server.transactions().await - transactions;
     round
 }
 
@@ -365,35 +386,39 @@ struct Server {
     credentials: String,
     /// The collector's.
     folder: Option<PathBuf>,
+    metrics: String,
 }
 
 impl Server {
     fn echo() -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
-        Self::start(command.arg("--echo"), String::new(), None)
+        Self::start(command.arg("--echo"), String::new(), None, String::new())
     }
 
     /// On the disk that the build is on: /tmp may be memory.
     fn collector() -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("load-{:016x}", rand::random::<u64>()));
+        // Nobody says on which port it listens there, so it must be one that is known to be free.
+        let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
         let keys = site::add(&folder.join("sites.json"), "shop", &[], false, |_| Ok(())).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tallymark-collector"));
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--rate-per-key", "0", "--rate-per-address", "0"])
+            .args(["--metrics", &metrics])
             .arg("--sites")
             .arg(folder.join("sites.json"))
             .arg("--data-dir")
             .arg(folder.join("data"))
             .stderr(File::create(folder.join("log")).unwrap());
-        Self::start(&mut command, STANDARD.encode(format!("shop:{}", keys.secret_key)), Some(folder))
+        Self::start(&mut command, STANDARD.encode(format!("shop:{}", keys.secret_key)), Some(folder), metrics)
     }
 
-    fn start(command: &mut Command, credentials: String, folder: Option<PathBuf>) -> Self {
+    fn start(command: &mut Command, credentials: String, folder: Option<PathBuf>, metrics: String) -> Self {
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.trim().strip_prefix("listening on http://").expect("it listens").to_owned();
-        Self { _stdin: process.stdin.take(), process, address, credentials, folder }
+        Self { _stdin: process.stdin.take(), process, address, credentials, folder, metrics }
     }
 
     /// What it has in memory, in MiB.
@@ -409,24 +434,34 @@ impl Server {
         io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).unwrap().parse().unwrap()
     }
 
+    async fn transactions(&self) -> u64 {
+        if self.metrics.is_empty() {
+            return 0;
+        }
+        let text = self.get(&self.metrics, "/metrics").await;
+        let line = text.lines().find_map(|line| line.strip_prefix("tallymark_transactions_total "));
+        line.unwrap().parse().unwrap()
+    }
+
+    async fn get(&self, address: &str, path: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let credentials = &self.credentials;
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nauthorization: Basic {credentials}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        String::from_utf8_lossy(read_answer(&mut stream, &mut Vec::new()).await).into_owned()
+    }
+
     async fn check(&self, sent: &Sent) {
         for (event_type, sent) in EVENT_TYPES.iter().zip(sent.types) {
-            let mut stream = TcpStream::connect(&self.address).await.unwrap();
-            let request = format!(
-                "GET /v1/counts?event_type={event_type} HTTP/1.1\r\nhost: {}\r\nauthorization: Basic {}\r\n\r\n",
-                self.address, self.credentials
-            );
-            stream.write_all(request.as_bytes()).await.unwrap();
-            let mut answer = Vec::new();
-            let answer: serde_json::Value =
-                serde_json::from_slice(read_answer(&mut stream, &mut answer).await).unwrap();
+            let answer = self.get(&self.address, &format!("/v1/counts?event_type={event_type}")).await;
+            let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
             assert_eq!(answer["total"], sent, "{event_type}: {answer}");
         }
     }
 
     /// Stops the collector and looks at what it leaves.
-    fn end(mut self, sent: &Sent) {
-        let peak = self.rss();
+    fn end(mut self, sent: &Sent) -> String {
+        let rss = self.rss();
         let pid = self.process.id().to_string();
         let began = Instant::now();
         assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
@@ -446,16 +481,17 @@ impl Server {
         assert_eq!(lines, sent.events, "lines in the lake");
         let database = fs::metadata(data.join("tallymark.db")).unwrap().len();
         let per_event = |bytes: u64| bytes as f64 / sent.events as f64;
-        println!(
-            "{} events, counted and in the lake exactly; {peak:.1} MiB in memory before the end, which took {:.1} s\n\
-             bytes an event: lake {:.0}, database {:.1} ({:.0} MiB), written to the disk in all {:.0}",
+        format!(
+            "{} events, all counted and all in the lake, none twice. {rss:.1} MiB in memory before it was stopped, which \
+             took {:.1} s.\n\nBytes an event: {:.0} in the lake, {:.1} in the database ({:.0} MiB), {:.0} written to the \
+             disk in all.\n",
             sent.events,
             began.elapsed().as_secs_f64(),
             per_event(lake),
             per_event(database),
             database as f64 / 1024.0 / 1024.0,
             per_event(written)
-        );
+        )
     }
 }
 
