@@ -471,6 +471,7 @@ impl Server {
             written = std::panic::catch_unwind(|| self.written()).unwrap_or(written);
             std::thread::sleep(Duration::from_millis(5));
         }
+        let took = began.elapsed();
         let data = self.folder.as_ref().unwrap().join("data");
         let (mut lines, mut lake) = (0, 0);
         walk(&data.join("raw"), &mut |file| {
@@ -486,7 +487,7 @@ impl Server {
              took {:.1} s.\n\nBytes an event: {:.0} in the lake, {:.1} in the database ({:.0} MiB), {:.0} written to the \
              disk in all.\n",
             sent.events,
-            began.elapsed().as_secs_f64(),
+            took.as_secs_f64(),
             per_event(lake),
             per_event(database),
             database as f64 / 1024.0 / 1024.0,
