@@ -4,7 +4,7 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint test-rust test-package test-wasm test-npm test-python test-demo test-browsers audit fuzz bench \
-	bench-peers bench-browser lambda test-lambda bench-lambda clean
+	bench-peers bench-browser bench-collector lambda test-lambda bench-lambda clean
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PORT ?= 8787
@@ -24,6 +24,7 @@ help:
 	@echo "make audit  licences, sources and known defects of what it depends on"
 	@echo "make fuzz   what strangers send, mutated FUZZ_RUNS times a target (1000000)"
 	@echo "make bench  the Rust client's speed; make bench-peers: beside other clients"
+	@echo "make bench-collector  the collector under load, then for ten minutes; writes collector-lambda/PERFORMANCE.md"
 	@echo "make bench-browser  the tracker's size and speed beside other trackers"
 
 demo:
@@ -129,6 +130,13 @@ bench-browser: npm/dist/tallymark.js
 	@.ci/tools npm browser
 	node bench/browser/sizes.mjs
 	node bench/browser/speed.mjs
+
+# The collector beside a bare echo, and its memory over ten minutes.
+bench-collector:
+	for part in "" "--soak 10"; do \
+		cargo bench --package tallymark-collector --no-default-features --features server --bench load -- \
+			$$part --table "$(CURDIR)/collector-lambda/PERFORMANCE.md"; \
+	done
 
 # The Lambda's packages, as they are deployed. See collector-lambda/LAMBDA.md.
 lambda:

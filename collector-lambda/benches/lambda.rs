@@ -5,7 +5,6 @@
 #[path = "../tests/function/mod.rs"]
 mod function;
 #[path = "../tests/local/mod.rs"]
-#[expect(dead_code, reason = "nothing here looks at the lake")]
 mod local;
 
 use base64::Engine;

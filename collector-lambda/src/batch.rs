@@ -3,7 +3,7 @@
 use crate::Error;
 use crate::site::Key;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use tallymark::{BatchId, Receipt, Rejected};
 
 /// A checked batch.
@@ -64,7 +64,7 @@ pub struct Accepted {
 }
 
 /// What a counter counts: a key of an event type, or with an empty key all of the type.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Counter<'a> {
     /// The event type, or `lost` for losses reported by clients.
     pub event_type: &'a str,
@@ -76,6 +76,30 @@ pub struct Counter<'a> {
 
 /// The event type under which losses that clients report are counted, by reason.
 pub const LOST: &str = "lost";
+
+/// What these batches add to which counter of which site.
+pub fn tally<'a>(batches: impl IntoIterator<Item = &'a Prepared>) -> BTreeMap<(&'a str, Counter<'a>), u64> {
+    // The same few keys most of the time: found by hash, and put in order once.
+    let mut keys = HashMap::<_, u64>::new();
+    for batch in batches {
+        let mut add = |event_type, key, hour, n| {
+            *keys.entry((batch.username.as_str(), Counter { event_type, key, hour })).or_default() += n;
+        };
+        for Accepted { event_type, key, hour, .. } in batch.stored() {
+            add(*event_type, key.as_str(), *hour, 1);
+        }
+        for (reason, events) in &batch.lost {
+            add(LOST, reason, batch.received_at / crate::counts::HOUR, *events);
+        }
+    }
+    let mut tally = BTreeMap::new();
+    for ((username, counter), n) in keys {
+        for key in ["", counter.key] {
+            *tally.entry((username, Counter { key, ..counter })).or_default() += n;
+        }
+    }
+    tally
+}
 
 impl Prepared {
     /// The events that are in the lake.
@@ -100,19 +124,7 @@ impl Prepared {
 
     /// What this batch adds to which counter.
     pub fn tally(&self) -> BTreeMap<Counter<'_>, u64> {
-        let mut tally = BTreeMap::new();
-        let mut add = |event_type, key, hour, n| {
-            for key in ["", key] {
-                *tally.entry(Counter { event_type, key, hour }).or_default() += n;
-            }
-        };
-        for Accepted { event_type, key, hour, .. } in self.stored() {
-            add(event_type, key, *hour, 1);
-        }
-        for (reason, events) in &self.lost {
-            add(LOST, reason, self.received_at / crate::counts::HOUR, *events);
-        }
-        tally
+        tally([self]).into_iter().map(|((_, counter), n)| (counter, n)).collect()
     }
 
     /// Checks that what was sent under this id before was the same.

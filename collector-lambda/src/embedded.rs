@@ -6,12 +6,13 @@
 //! [`crate::lake`]). Reads have a connection of their own.
 
 use crate::Error;
-use crate::batch::Prepared;
+use crate::batch::{Prepared, tally};
 use crate::counts::{DAY, Hours, Query};
 use crate::lake;
 use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior, params};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::panic::AssertUnwindSafe;
@@ -41,6 +42,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const GROUP: usize = 256;
 /// Lines that are held before they are moved to the lake ahead of time.
 const ROLL_BYTES: usize = 64 * 1024 * 1024;
+/// Bytes of lines in one row, a line more or less: what is read at once when they are moved.
+const HELD_BYTES: usize = 1024 * 1024;
 const SCHEMA_VERSION: i32 = 2;
 
 const DATABASE: &str = "tallymark.db";
@@ -161,17 +164,22 @@ impl Claim {
 
 /// How long the writer takes for a transaction, of late. Tells how long those that wait will.
 #[derive(Debug, Default)]
-struct Pace(AtomicU64);
+struct Pace {
+    nanoseconds: AtomicU64,
+    transactions: AtomicU64,
+}
 
 impl Pace {
     /// Each weighs an eighth, so that one slow sync does not decide.
     fn note(&self, took: Duration) {
-        let (latest, before) = (took.as_nanos() as u64, self.0.load(Ordering::Relaxed));
-        self.0.store(if before == 0 { latest } else { before - before / 8 + latest / 8 }, Ordering::Relaxed);
+        let (latest, before) = (took.as_nanos() as u64, self.nanoseconds.load(Ordering::Relaxed));
+        let of_late = if before == 0 { latest } else { before - before / 8 + latest / 8 };
+        self.nanoseconds.store(of_late, Ordering::Relaxed);
+        self.transactions.fetch_add(1, Ordering::Relaxed);
     }
 
     fn wait(&self, batches: usize) -> Duration {
-        Duration::from_nanos(self.0.load(Ordering::Relaxed).saturating_mul(batches.div_ceil(GROUP) as u64))
+        Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed).saturating_mul(batches.div_ceil(GROUP) as u64))
     }
 }
 
@@ -269,6 +277,11 @@ impl Embedded {
     pub(crate) fn waiting(&self) -> (usize, usize) {
         let batches = self.shared.jobs.max_capacity() - self.shared.jobs.capacity();
         (batches, (WAITING_KIB - self.shared.room.available_permits()) * 1024)
+    }
+
+    /// Transactions so far.
+    pub(crate) fn transactions(&self) -> u64 {
+        self.shared.pace.transactions.load(Ordering::Relaxed)
     }
 
     /// How long a batch would wait that came now.
@@ -673,14 +686,16 @@ fn commit_group(db: &mut Connection, group: Vec<Waiting>, failing: &mut Option<I
 /// longer.
 fn commit(db: &mut Connection, group: &[Waiting], apart: bool) -> rusqlite::Result<Vec<Result<Receipt, Error>>> {
     let mut transaction = db.transaction()?;
-    let mut answers = Vec::with_capacity(group.len());
-    for Waiting { batch, keep, .. } in group {
-        answers.push(if apart {
-            insert_apart(&mut transaction, batch, *keep)?
-        } else {
-            insert(&transaction, batch, *keep)?
-        });
-    }
+    let batches = group.iter().map(|Waiting { batch, keep, .. }| (batch, *keep));
+    let answers = if apart {
+        let mut answers = Vec::with_capacity(group.len());
+        for (batch, keep) in batches {
+            answers.extend(insert_apart(&mut transaction, batch, keep)?);
+        }
+        answers
+    } else {
+        insert(&transaction, batches)?
+    };
     transaction.commit()?;
     Ok(answers)
 }
@@ -689,14 +704,14 @@ fn insert_apart(
     transaction: &mut Transaction<'_>,
     batch: &Prepared,
     keep: Keep,
-) -> rusqlite::Result<Result<Receipt, Error>> {
+) -> rusqlite::Result<Vec<Result<Receipt, Error>>> {
     let savepoint = transaction.savepoint()?;
-    match insert(&savepoint, batch, keep) {
-        Ok(answer) => savepoint.commit().map(|()| answer),
+    match insert(&savepoint, std::iter::once((batch, keep))) {
+        Ok(answers) => savepoint.commit().map(|()| answers),
         // Dropped, the savepoint takes back what was written of it.
         Err(error) if is_of_one_batch(&error) => {
             tracing::error!(%error, batch_id = %batch.batch_id, "cannot commit this batch");
-            Ok(Err(Error::unavailable("The batch cannot be written", LONGEST_WAIT).because(error)))
+            Ok(vec![Err(Error::unavailable("The batch cannot be written", LONGEST_WAIT).because(error))])
         }
         Err(error) => Err(error),
     }
@@ -710,8 +725,33 @@ fn is_of_one_batch(error: &rusqlite::Error) -> bool {
         .is_none_or(|code| matches!(code, ConstraintViolation | ParameterOutOfRange | TooBig | TypeMismatch | Unknown))
 }
 
-/// Stores and counts a batch, unless it is known. The inner error is about this batch alone.
-fn insert(db: &Connection, batch: &Prepared, keep: Keep) -> rusqlite::Result<Result<Receipt, Error>> {
+/// Stores and counts the batches that are not known. The inner errors are about one batch alone.
+fn insert<'a>(
+    db: &Connection,
+    batches: impl Iterator<Item = (&'a Prepared, Keep)>,
+) -> rusqlite::Result<Vec<Result<Receipt, Error>>> {
+    let (mut fresh, mut answers) = (Vec::new(), Vec::new());
+    for (batch, keep) in batches {
+        answers.push(match remember(db, batch)? {
+            Known::Fresh(receipt) => {
+                fresh.push((batch, keep));
+                Ok(receipt)
+            }
+            Known::Before(answer) => answer,
+        });
+    }
+    store(db, &fresh)?;
+    Ok(answers)
+}
+
+/// Whether a batch had been committed before.
+enum Known {
+    Fresh(Receipt),
+    /// The error is about this batch alone.
+    Before(Result<Receipt, Error>),
+}
+
+fn remember(db: &Connection, batch: &Prepared) -> rusqlite::Result<Known> {
     let receipt = batch.receipt();
     let json =
         serde_json::to_string(&receipt).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
@@ -731,45 +771,57 @@ fn insert(db: &Connection, batch: &Prepared, keep: Keep) -> rusqlite::Result<Res
         ])?;
     if fresh == 0 {
         let found = find(db, batch)?.ok_or(rusqlite::Error::QueryReturnedNoRows)?;
-        return Ok(found.receipt(batch));
+        return Ok(Known::Before(found.receipt(batch)));
     }
-    if keep != Keep::Counts {
-        hold(db, batch)?;
-    }
-    if keep != Keep::Lines {
-        count(db, batch)?;
-    }
-    Ok(Ok(receipt))
+    Ok(Known::Fresh(receipt))
 }
 
-fn hold(db: &Connection, batch: &Prepared) -> rusqlite::Result<()> {
-    let hour = batch.received_at / crate::counts::HOUR;
-    for event_type in ["page_view", "button_click", "custom"] {
-        let mut lines = String::new();
-        for event in batch.stored().filter(|event| event.event_type == event_type) {
+/// Stores and counts batches that are new. All at once, because many lines fit into one row, and what is counted
+/// by the same key is written once.
+fn store(db: &Connection, batches: &[(&Prepared, Keep)]) -> rusqlite::Result<()> {
+    let but = |not: Keep| batches.iter().filter(move |(_, keep)| *keep != not).map(|(batch, _)| *batch);
+    hold(db, but(Keep::Counts))?;
+    count(db, but(Keep::Lines))
+}
+
+fn hold<'a>(db: &Connection, batches: impl Iterator<Item = &'a Prepared>) -> rusqlite::Result<()> {
+    let mut insert = db.prepare_cached("INSERT INTO held (username, event_type, hour, lines) VALUES (?, ?, ?, ?)")?;
+    let mut rows = BTreeMap::<_, String>::new();
+    for batch in batches {
+        let hour = batch.received_at / crate::counts::HOUR;
+        for event in batch.stored() {
+            let partition = (batch.username.as_str(), event.event_type, hour);
+            let lines = rows.entry(partition).or_default();
             lines.push_str(&event.line);
             lines.push('\n');
+            if lines.len() > HELD_BYTES {
+                insert.execute(params![partition.0, partition.1, partition.2, *lines])?;
+                lines.clear();
+            }
         }
-        if !lines.is_empty() {
-            db.prepare_cached("INSERT INTO held (username, event_type, hour, lines) VALUES (?, ?, ?, ?)")?
-                .execute(params![batch.username, event_type, hour, lines])?;
-        }
+    }
+    for ((username, event_type, hour), lines) in rows.iter().filter(|(_, lines)| !lines.is_empty()) {
+        insert.execute(params![username, event_type, hour, lines])?;
     }
     Ok(())
 }
 
-fn count(db: &Connection, batch: &Prepared) -> rusqlite::Result<()> {
-    let mut totals = db.prepare_cached(
+fn count<'a>(db: &Connection, batches: impl Iterator<Item = &'a Prepared>) -> rusqlite::Result<()> {
+    let mut total = db.prepare_cached(
         "INSERT INTO totals (username, event_type, key, count) VALUES (?, ?, ?, ?)
          ON CONFLICT DO UPDATE SET count = count + excluded.count",
     )?;
-    let mut hours = db.prepare_cached(
+    let mut hour = db.prepare_cached(
         "INSERT INTO hours (username, event_type, key, hour, count) VALUES (?, ?, ?, ?, ?)
          ON CONFLICT DO UPDATE SET count = count + excluded.count",
     )?;
-    for (counter, n) in batch.tally() {
-        totals.execute(params![batch.username, counter.event_type, counter.key, n])?;
-        hours.execute(params![batch.username, counter.event_type, counter.key, counter.hour, n])?;
+    let mut totals = BTreeMap::<_, u64>::new();
+    for ((username, counter), n) in tally(batches) {
+        hour.execute(params![username, counter.event_type, counter.key, counter.hour, n])?;
+        *totals.entry((username, counter.event_type, counter.key)).or_default() += n;
+    }
+    for ((username, event_type, key), n) in totals {
+        total.execute(params![username, event_type, key, n])?;
     }
     Ok(())
 }

@@ -56,17 +56,16 @@ pub fn prepare_batch(site: &Site, key: Key, body: &[u8], arrival: Arrival<'_>) -
         retry: Vec::new(),
         lost: batch.lost,
     };
-    let mut seen = HashSet::new();
+    let mut seen = HashSet::with_capacity(batch.events.len());
+    let stamp = Stamp::new(site, key, batch.batch_id, arrival);
     for (index, json) in (0..).zip(batch.events) {
-        let json = serde_json::from_str(json.get());
-        let named = json.as_ref().ok().and_then(|json: &Value| EventId::parse(json.get("event_id")?.as_str()?));
-        let event = json.map_err(Refusal::Unreadable).and_then(|json| Event::decode(json).map_err(Refusal::Invalid));
+        let (event, named) = decode(json.get());
         let verdict = event.and_then(|event| {
             let event_id = event.event_id().unwrap_or_else(|| event_id(batch.batch_id, index));
             if !seen.insert(event_id) {
                 return Err(Refusal::Repeated);
             }
-            accept(site, key, event, event_id, index, batch.batch_id, arrival).map_err(Refusal::Invalid)
+            accept(event, event_id, index, &stamp).map_err(Refusal::Invalid)
         });
         match verdict {
             Ok(event) => prepared.events.push(event),
@@ -98,8 +97,8 @@ pub fn prepare_event(
         None => BatchId::new(arrival.received_at, &mut || rand::random()),
     };
     let event_id = event.event_id().unwrap_or_else(|| event_id(batch_id, 0));
-    let accepted =
-        accept(site, key, event, event_id, 0, batch_id, arrival).map_err(|invalid| invalid_event(&invalid))?;
+    let stamp = Stamp::new(site, key, batch_id, arrival);
+    let accepted = accept(event, event_id, 0, &stamp).map_err(|invalid| invalid_event(&invalid))?;
     Ok(Prepared {
         username: site.username.clone(),
         key,
@@ -124,32 +123,59 @@ pub fn invalid_event(invalid: &InvalidEvent) -> Problem {
     Problem::new(kind, format!("{invalid} ({}).", invalid.code()))
 }
 
-fn accept(
-    site: &Site,
-    key: Key,
-    mut event: Event,
-    event_id: EventId,
-    index: u32,
-    batch_id: BatchId,
-    arrival: Arrival<'_>,
-) -> Result<Accepted, InvalidEvent> {
-    let occurred_at = corrected(event.occurred_at(), arrival);
-    // A server speaks for its visitors; of a page only the connection can be believed.
-    let (said, seen) = (site.store_ip && key == Key::Secret, site.store_ip && key == Key::Write);
-    event.observed(event_id, occurred_at, said);
+/// Reads an event of a batch, and its id even where the rest of it is wrong.
+fn decode(json: &str) -> (Result<Event, Refusal>, Option<EventId>) {
+    if let Some(event) = Event::quick(json) {
+        let named = event.event_id();
+        return (Ok(event), named);
+    }
+    let json: Value = match serde_json::from_str(json) {
+        Ok(json) => json,
+        Err(error) => return (Err(Refusal::Unreadable(error)), None),
+    };
+    let named = json.get("event_id").and_then(|id| EventId::parse(id.as_str()?));
+    (Event::decode(json).map_err(Refusal::Invalid), named)
+}
+
+/// What all events of a request get.
+struct Stamp<'a> {
+    arrival: Arrival<'a>,
+    keep_ipaddress: bool,
+    /// Members as they are written, each with a comma before it.
+    useragent: String,
+    rest: String,
+}
+
+impl<'a> Stamp<'a> {
+    fn new(site: &Site, key: Key, batch_id: BatchId, arrival: Arrival<'a>) -> Self {
+        let member = |name: &str, value: Value| format!(",\"{name}\":{value}");
+        let useragent = arrival.useragent.map(|useragent| {
+            let end = useragent.floor_char_boundary(limits::USERAGENT_BYTES);
+            member("useragent", useragent[..end].into())
+        });
+        // A server speaks for its visitors; of a page only the connection can be believed.
+        let (said, seen) = (site.store_ip && key == Key::Secret, site.store_ip && key == Key::Write);
+        let address = arrival.address.filter(|_| seen).map(|address| member("ipaddress", address.to_string().into()));
+        let rest = [
+            address.unwrap_or_default(),
+            member("username", site.username.as_str().into()),
+            member("batch_id", batch_id.to_string().into()),
+            member("received_at", arrival.received_at.into()),
+        ];
+        Self { arrival, keep_ipaddress: said, useragent: useragent.unwrap_or_default(), rest: rest.concat() }
+    }
+}
+
+fn accept(mut event: Event, event_id: EventId, index: u32, stamp: &Stamp<'_>) -> Result<Accepted, InvalidEvent> {
+    let occurred_at = corrected(event.occurred_at(), stamp.arrival);
+    event.observed(event_id, occurred_at, stamp.keep_ipaddress);
     let mut line = event.encode(occurred_at, &mut || 0)?.json;
     line.pop();
-    let mut add = |name: &str, value: Value| line.push_str(&format!(",\"{name}\":{value}"));
-    if let (None, Some(useragent)) = (event.useragent(), arrival.useragent) {
-        let end = useragent.floor_char_boundary(limits::USERAGENT_BYTES);
-        add("useragent", useragent[..end].into());
+    line.reserve(stamp.useragent.len() + stamp.rest.len() + 1);
+    if event.useragent().is_none() {
+        line.push_str(&stamp.useragent);
     }
-    if let Some(address) = arrival.address.filter(|_| seen) {
-        add("ipaddress", address.to_string().into());
-    }
-    add("username", site.username.as_str().into());
-    add("batch_id", batch_id.to_string().into());
-    add("received_at", arrival.received_at.into());
+    line.push_str(&stamp.rest);
     line.push('}');
     Ok(Accepted { index, event_type: event.event_type(), key: event.key().into(), hour: occurred_at / HOUR, line })
 }

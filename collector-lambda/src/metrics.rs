@@ -126,6 +126,8 @@ impl Metrics {
         drop(figures);
         if let Some(queue) = &self.queue {
             let (batches, bytes) = queue.waiting();
+            let about = "Transactions of the embedded store; each takes all batches that wait.";
+            text.counter("transactions", about, queue.transactions());
             text.gauge("queue_batches", "Batches that wait for the writer of the embedded store.", batches);
             text.gauge("queue_bytes", "Memory held for batches until they are answered, in whole KiB.", bytes);
         }

@@ -73,11 +73,12 @@ pub fn router_with_files(collector: Arc<Collector>, folder: &std::path::Path) ->
     doors(routes().fallback_service(files), collector)
 }
 
-/// What every request goes through, the last first. Refusals too carry what a page needs to read them.
+/// What every request goes through, in this order. Refusals too carry what a page needs to read them.
 fn doors(routes: Router<Arc<Collector>>, collector: Arc<Collector>) -> Router {
-    let routes = routes.layer(Extension(Arc::<Readiness>::default()));
-    let routes = routes.layer(from_fn(limit)).layer(cors(Arc::clone(&collector)));
-    routes.layer(from_fn(security)).layer(from_fn(log)).with_state(collector)
+    let readiness = Extension(Arc::<Readiness>::default());
+    // One layer of them all: between two, axum would box and copy what is within, for each request.
+    let doors = (from_fn(log), from_fn(security), cors(Arc::clone(&collector)), from_fn(limit), readiness);
+    routes.layer(doors).with_state(collector)
 }
 
 /// Before the key is looked at, so that nobody can try keys faster than that.

@@ -7,6 +7,7 @@ use crate::{ButtonClick, Custom, Event, PageView, Properties};
 use serde::de::{Deserializer, Error, Unexpected, Visitor};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 /// A batch as it arrives. Its events are read one by one with [`Event::decode`], so that a bad one does
@@ -79,6 +80,37 @@ impl Event {
         members.event(&event_type)
     }
 
+    /// Reads an event from its text, several times as fast, if it is as clients write it: an object of known members,
+    /// each once and of the right type, within the limits. `None` is no verdict; [`Event::decode`] has it.
+    pub fn quick(json: &str) -> Option<Self> {
+        // An array would do as well, for serde.
+        if !json.starts_with('{') {
+            return None;
+        }
+        let plain: Plain<'_> = serde_json::from_str(json).ok()?;
+        let common = Common {
+            event_id: plain.event_id,
+            occurred_at: plain.occurred_at,
+            session_id: plain.session_id,
+            anonymous_id: plain.anonymous_id,
+            user_id: plain.user_id,
+            useragent: plain.useragent,
+            ipaddress: plain.ipaddress,
+            properties: plain.properties.map(|properties| Properties::new(&properties)).transpose().ok()?,
+            weight: plain.weight,
+        };
+        let event = match &*plain.event_type {
+            "page_view" => {
+                PageView { url: plain.url?, referral_url: plain.referral_url, title: plain.title, common }.into()
+            }
+            "button_click" => ButtonClick { button_id: plain.button_id?, common }.into(),
+            "custom" => Custom { name: plain.name?, common }.into(),
+            _ => return None,
+        };
+        Event::validate(&event).ok()?;
+        Some(event)
+    }
+
     /// Reads an event whose type is known from elsewhere, such as the route it was posted to.
     pub fn decode_as(event_type: &str, json: Value) -> Result<Self, InvalidEvent> {
         Members::new(json)?.event(event_type)
@@ -125,6 +157,28 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::E
 fn wholes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, u64>, D::Error> {
     let wholes = BTreeMap::<String, Whole>::deserialize(deserializer)?;
     Ok(wholes.into_iter().map(|(name, Whole(number))| (name, number)).collect())
+}
+
+/// The members of all types, for [`Event::quick`]. What another type has is ignored.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain<'a> {
+    event_id: Option<EventId>,
+    #[serde(borrow)]
+    event_type: Cow<'a, str>,
+    occurred_at: Option<u64>,
+    session_id: Option<String>,
+    anonymous_id: Option<String>,
+    user_id: Option<String>,
+    url: Option<String>,
+    referral_url: Option<String>,
+    title: Option<String>,
+    button_id: Option<String>,
+    name: Option<String>,
+    useragent: Option<String>,
+    ipaddress: Option<String>,
+    properties: Option<Map<String, Value>>,
+    weight: Option<u32>,
 }
 
 struct Members(Map<String, Value>);

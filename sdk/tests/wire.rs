@@ -19,7 +19,63 @@ fn events_are_written_as_in_the_fixtures() {
         let event = Event::decode(serde_json::from_str(&json).unwrap()).unwrap();
         let encoded = event.encode(0, &mut || unreachable!()).unwrap();
         assert_eq!(encoded.json, json, "{case}");
+        assert_eq!(Event::quick(&json), Some(event), "{case}: what clients write is read quickly");
     }
+}
+
+#[test]
+fn what_is_read_quickly_is_what_is_read_otherwise() {
+    use proptest::prelude::*;
+    use proptest::sample::select;
+    let text = vec![r#""x""#, r#""\u0065\n\"""#, r#""https://shop.example/?a=b""#, "null", r#""""#];
+    let number = vec!["1763673599000", "7", "1000000", "null"];
+    let odd = vec![
+        "-0",
+        "1.0",
+        "1e3",
+        "1e999",
+        "18446744073709551616",
+        "true",
+        "[]",
+        "{}",
+        r#""\ud800""#,
+        r#"{"a":1,"a":2}"#,
+        "7",
+        r#"{ "b" : [1.50, 1e2, "\u0065"] , "a": null }"#,
+        r#""0192f3c1-0000-7000-8000-00000000000A""#,
+        r#""custom""#,
+    ];
+    let begun = select(vec![
+        r#""page_view","url":"https://shop.example/""#,
+        r#""button_click" , "button_id" : "\u0065""#,
+        r#""custom","name":"n""#,
+        r#""\u0063ustom","name":"\"""#,
+        r#""page_view""#,
+    ]);
+    let member = prop_oneof![
+        6 => (select(vec!["url", "button_id", "name", "session_id", "title", "useragent"]), select(text)),
+        3 => (select(vec!["occurred_at", "weight"]), select(number)),
+        1 => (Just("properties"), select(odd.clone())),
+        1 => (Just("event_id"), select(vec![r#""0192f3c1-0000-7000-8000-00000000000A""#, r#""7""#])),
+        1 => (select(vec!["event_id", "event_type", "name", "weight", "ipaddress", "more"]), select(odd)),
+    ];
+    let members = proptest::collection::vec(member, 0..4);
+    let (quickly, runs) = (std::cell::Cell::new(0), 4_000);
+    let config = ProptestConfig { cases: runs, failure_persistence: None, ..ProptestConfig::default() };
+    proptest!(config, |(begun in begun, members in members, space in select(vec!["", " ", "\t\n"]), array in 0..20)| {
+        let json = match array {
+            0 => format!("[null,\"custom\",null,null,null,null,null,null,null,null,\"n\"{}]", ",null".repeat(4)),
+            _ => {
+                let member = |(name, value): &(&str, &str)| format!(",{space}\"{name}\"{space}:{space}{value}{space}");
+                format!("{{\"event_type\":{begun}{}}}", members.iter().map(member).collect::<String>())
+            }
+        };
+        if let Some(event) = Event::quick(&json) {
+            quickly.set(quickly.get() + 1);
+            prop_assert_eq!(Ok(event), Event::decode(serde_json::from_str(&json).unwrap()));
+        }
+    });
+    assert!(quickly.get() > runs / 20, "only {} of {runs} were read quickly", quickly.get());
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,10 @@ use std::time::Duration;
 use tallymark_collector::cli::Cli;
 use tracing_subscriber::EnvFilter;
 
+/// Requests are many small pieces of memory, made by one thread and given back by another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// How long work that blocks may take once all else has ended.
 const LAST_WORK: Duration = Duration::from_secs(5);
 
