@@ -100,7 +100,7 @@ fn limit_files(collector: &Collector, bytes: &str) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_loses_nothing_and_counts_nothing_twice() {
     let folder = Folder::new();
-    let Some(disk) = SmallDisk::new(&folder, 24, "a_full_disk_loses_nothing_and_counts_nothing_twice") else { return };
+    let Some(disk) = SmallDisk::new(&folder, 256, "a_full_disk_loses_nothing_and_counts_nothing_twice") else { return };
     let collector = Collector::start_in(folder, disk.place(), &["--lake-roll-seconds", "1"]);
     let free = |collector: &Collector| {
         assert!(collector.log().contains("cannot commit"));
@@ -396,7 +396,7 @@ async fn a_database_that_is_gone_is_not_begun_anew_beside_its_lake() {
 #[tokio::test]
 async fn a_data_directory_that_cannot_be_written_is_refused() {
     let folder = Folder::new();
-    let Some(disk) = SmallDisk::new(&folder, 24, "a_data_directory_that_cannot_be_written_is_refused") else { return };
+    let Some(disk) = SmallDisk::new(&folder, 256, "a_data_directory_that_cannot_be_written_is_refused") else { return };
     let mut collector = Collector::start_in(folder, disk.place(), &[]);
     assert_eq!(collector.post("/v1/batch", &batch(5)).send().await.unwrap().status(), 200);
     collector.stop();

