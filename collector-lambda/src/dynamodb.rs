@@ -239,11 +239,12 @@ impl DynamoDb {
         let batch = work.part(part);
         let adds = adds(&batch);
         loop {
-            let shards = self.known_shards(&batch.username, &adds);
-            let items = adds.iter().map(|(place, add)| {
-                let shard = rand::random_range(0..shards[place.0]);
-                self.add(&batch.username, shard, place, add)
-            });
+            let known = |(event_type, _): &Place<'_>| self.known_shards(&batch.username, event_type);
+            let shards: Vec<_> = adds.keys().map(known).collect();
+            let items = adds
+                .iter()
+                .zip(&shards)
+                .map(|((place, add), shards)| self.add(&batch.username, rand::random_range(0..*shards), place, add));
             let items = std::iter::once(Ok(marker.clone())).chain(items).collect::<Result<_, _>>()?;
             let Err(error) = self.client.transact_write_items().set_transact_items(Some(items)).send().await else {
                 return Ok(true);
@@ -254,17 +255,18 @@ impl DynamoDb {
                 return Ok(false);
             }
             let is_final = aws::is_refusal(&error) || reasons.contains(&"ValidationError");
-            let crowded: BTreeSet<_> = adds
+            let crowded: BTreeMap<_, _> = adds
                 .keys()
+                .zip(&shards)
                 .zip(reasons.iter().skip(1))
                 .filter(|(_, reason)| is_crowded(reason))
-                .map(|((event_type, _), _)| *event_type)
+                .map(|(((event_type, _), shards), _)| (*event_type, *shards))
                 .collect();
             if is_final || !backoff.wait_after(&error).await {
                 return Err(self.unavailable(error));
             }
-            for event_type in crowded {
-                self.split(&batch.username, event_type, shards[event_type]).await;
+            for (event_type, shards) in crowded {
+                self.split(&batch.username, event_type, shards).await;
             }
         }
     }
@@ -346,16 +348,18 @@ impl DynamoDb {
         Ok(answer.item.as_ref().map_or(1, shards))
     }
 
-    /// The same for the types of a batch, as far as it is known here. There may be more by now.
-    fn known_shards<'a>(&self, username: &str, adds: &BTreeMap<Place<'a>, Add<'_>>) -> BTreeMap<&'a str, u64> {
+    /// The same, as far as it is known here. There may be more by now.
+    fn known_shards(&self, username: &str, event_type: &str) -> u64 {
         let known = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = |event_type: &str| known.get(&(username.into(), event_type.into())).copied().unwrap_or(1);
-        adds.keys().map(|(event_type, _)| (*event_type, of(event_type))).collect()
+        known.get(&(username.into(), event_type.into())).copied().unwrap_or(1)
     }
 
     /// Spreads the counters of a type over more shards than these, unless that has been done.
     async fn split(&self, username: &str, event_type: &str, shards: u64) {
         let more = (shards * 2).min(MOST_SHARDS);
+        if self.known_shards(username, event_type) >= more {
+            return;
+        }
         let call = self.client.update_item().table_name(&self.table).set_key(Some(shards_key(username, event_type)));
         let call = call.update_expression("SET shards = :more").expression_attribute_values(":more", number(more));
         let call = call.condition_expression("attribute_not_exists(shards) OR shards < :more");
