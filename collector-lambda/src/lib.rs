@@ -18,6 +18,8 @@ pub mod client;
 #[cfg(feature = "server")]
 mod compare;
 pub mod counts;
+#[cfg(feature = "server")]
+mod database;
 mod docs;
 #[cfg(feature = "server")]
 mod drain;

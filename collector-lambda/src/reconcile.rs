@@ -7,7 +7,7 @@
 
 use crate::compare::{self, Line, failed};
 use crate::counts::HOUR;
-use crate::{Error, embedded, lake};
+use crate::{Error, database, lake};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use std::fs::File;
 use std::io;
@@ -48,7 +48,7 @@ const REPAIR: &str = "
 pub(crate) fn verify(folder: &Path, say: &dyn Fn(&str)) -> Result<u64, Error> {
     let census = Census::open(folder)?;
     // While a collector is running, a move to the lake may be under way.
-    let running = embedded::lock(folder).is_err();
+    let running = database::lock(folder).is_err();
     let mut found = 0;
     let mut wrong = |what: String| {
         found += 1;
@@ -88,9 +88,9 @@ pub(crate) fn verify(folder: &Path, say: &dyn Fn(&str)) -> Result<u64, Error> {
 /// Names each counter that is not what is stored, and each line that cannot be read. Returns how many there are
 /// that have not been repaired.
 pub(crate) fn reconcile(folder: &Path, repair: bool, say: &dyn Fn(&str)) -> Result<u64, Error> {
-    let _lock = repair.then(|| embedded::lock(folder)).transpose()?;
+    let _lock = repair.then(|| database::lock(folder)).transpose()?;
     let is_lost =
-        embedded::is_missing(folder) && !embedded::log_is_left(folder) && lake::has_files(&folder.join("raw"))?;
+        database::is_missing(folder) && !database::log_is_left(folder) && lake::has_files(&folder.join("raw"))?;
     if repair && is_lost {
         return rebuild(folder, say);
     }
@@ -102,12 +102,12 @@ fn rebuild(folder: &Path, say: &dyn Fn(&str)) -> Result<u64, Error> {
     say("there is no database, so a new one is made. What only the old one knew is lost: which batches have been \
          received, so that one that comes again is counted again; lines on their way to the lake; the counts of what \
          `retention` has removed, and of what clients have lost");
-    let census = Census::of(embedded::new_database(folder)?, folder)?;
+    let census = Census::of(database::begin_anew(folder)?, folder)?;
     if compare(&census, true, say)? > 0 {
         return Err(Error::config("not made: what cannot be read would not be counted"));
     }
     census.db.close().map_err(|(_, error)| failed(error))?;
-    embedded::put_in_place(folder)?;
+    database::put_in_place(folder)?;
     Ok(0)
 }
 
@@ -157,7 +157,7 @@ pub(crate) struct Census {
 
 impl Census {
     pub(crate) fn open(folder: &Path) -> Result<Self, Error> {
-        Self::of(embedded::open_database(folder)?, folder)
+        Self::of(database::open(folder)?, folder)
     }
 
     fn of(db: Connection, folder: &Path) -> Result<Self, Error> {
