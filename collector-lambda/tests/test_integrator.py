@@ -1,27 +1,17 @@
 """The collector as any integrator would use it: Python's requests, the username and the secret key."""
 
 import json
-import os
-import subprocess
 
 import pytest
 import requests
-
-BINARY = os.environ["TALLYMARK_COLLECTOR"]
+from collector import running
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("collector")
-    add = [BINARY, "site", "add", "shop", "--origin", "https://shop.example", "--sites", folder / "sites.json"]
-    printed = subprocess.run(add, check=True, capture_output=True, text=True).stdout
-    keys = dict(line.split(": ", 1) for line in printed.splitlines())
-    serve = [BINARY, "serve", "--listen", "127.0.0.1:0", "--data-dir", folder / "data", "--sites", folder / "sites.json"]
-    process = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
-    url = process.stdout.readline().strip().removeprefix("listening on ")
-    yield url, ("shop", keys["secret_key"]), keys
-    process.terminate()
-    assert process.wait(timeout=30) == 0
+    with running(folder) as (url, keys):
+        yield url, ("shop", keys["secret_key"]), keys
     lines = [json.loads(line) for file in (folder / "data").rglob("*.ndjson") for line in file.read_text().splitlines()]
     assert len(lines) == 5, "every accepted event is in the lake, once"
 

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import requests
+from collector import running
 
-BINARY = os.environ["TALLYMARK_COLLECTOR"]
 # How many requests for each operation, at most, and what they follow from.
 EXAMPLES = os.environ.get("SCHEMATHESIS_EXAMPLES", "20")
 SEED = os.environ.get("SCHEMATHESIS_SEED", "1")
@@ -17,16 +17,8 @@ HERE = pathlib.Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def collector(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("openapi")
-    add = [BINARY, "site", "add", "shop", "--origin", "https://shop.example", "--sites", folder / "sites.json"]
-    printed = subprocess.run(add, check=True, capture_output=True, text=True).stdout
-    keys = dict(line.split(": ", 1) for line in printed.splitlines())
-    serve = [BINARY, "serve", "--listen", "127.0.0.1:0", "--data-dir", folder / "data", "--sites", folder / "sites.json"]
-    process = subprocess.Popen(serve, stdout=subprocess.PIPE, text=True)
-    url = process.stdout.readline().strip().removeprefix("listening on ")
-    yield url, keys
-    process.terminate()
-    assert process.wait(timeout=30) == 0
+    with running(tmp_path_factory.mktemp("openapi")) as collector:
+        yield collector
 
 
 @pytest.mark.parametrize("kind", ["secret_key", "write_key", "wrong", "none"])
