@@ -5,6 +5,7 @@
 //! the failed records alone, DynamoDB another shard.
 
 use crate::Error;
+use crate::error::LONGEST_WAIT;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::http::HttpResponse;
@@ -24,8 +25,6 @@ const ATTEMPT: Duration = Duration::from_secs(2);
 const PATIENT_ATTEMPT: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(1);
 const FIRST_CEILING: Duration = Duration::from_millis(40);
-/// The longest that a client is asked to stay away.
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const LAST_CEILING: Duration = Duration::from_secs(1);
 
 /// What the SDK reports as a failed call.
@@ -126,7 +125,7 @@ fn asked_wait<E>(error: &CallError<E>) -> Option<Duration> {
 }
 
 /// When a client should come again after this failure: as the sink says, or else by what kind of failure it is.
-pub(crate) fn come_again<E: ProvideErrorMetadata>(error: &CallError<E>) -> Duration {
+fn come_again<E: ProvideErrorMetadata>(error: &CallError<E>) -> Duration {
     let asked = asked_wait(error).map(|asked| asked.clamp(Duration::from_secs(1), LONGEST_WAIT));
     asked.unwrap_or_else(|| {
         // Somebody has to mend it. Or it has more to do than it can. Or others were at the same items.

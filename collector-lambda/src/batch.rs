@@ -1,10 +1,14 @@
 //! A batch on its way through the collector: checked, stamped, and ready to be stored and counted.
 
 use crate::Error;
+use crate::counts::{DAY, HOUR};
 use crate::site::Key;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use tallymark::{BatchId, Receipt, Rejected};
+
+/// How long a batch's marker is kept, in milliseconds: longer than any client keeps a batch.
+pub const MARKER_LIFETIME: u64 = 30 * DAY;
 
 /// A checked batch.
 #[derive(Clone, Debug)]
@@ -89,7 +93,7 @@ pub fn tally<'a>(batches: impl IntoIterator<Item = &'a Prepared>) -> BTreeMap<(&
             add(*event_type, key.as_str(), *hour, 1);
         }
         for (reason, events) in &batch.lost {
-            add(LOST, reason, batch.received_at / crate::counts::HOUR, *events);
+            add(LOST, reason, batch.received_at / HOUR, *events);
         }
     }
     let mut tally = BTreeMap::new();

@@ -30,7 +30,7 @@
 
 use crate::Error;
 use crate::aws::{self, Backoff, CallError};
-use crate::batch::{Accepted, Prepared};
+use crate::batch::{Accepted, MARKER_LIFETIME, Prepared};
 use crate::counts::{DAY, HOUR, Hours, Query};
 use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
@@ -54,8 +54,6 @@ use std::time::Duration;
 use tallymark::Receipt;
 use tokio::task::JoinSet;
 
-/// How long a batch's marker is kept: longer than any client keeps a batch.
-pub(crate) const MARKER_LIFETIME: u64 = 30 * DAY;
 /// The most shards of a type. A reader gets as many items in one call.
 const MOST_SHARDS: u64 = 64;
 /// Items that one transaction may write, without the marker.

@@ -6,8 +6,9 @@
 //! [`crate::lake`]). Reads have a connection of their own.
 
 use crate::Error;
-use crate::batch::{Prepared, tally};
-use crate::counts::{DAY, Hours, Query};
+use crate::batch::{MARKER_LIFETIME, Prepared, tally};
+use crate::counts::{Hours, Query};
+use crate::error::LONGEST_WAIT;
 use crate::{database, lake};
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
@@ -23,8 +24,6 @@ use std::time::{Duration, Instant};
 use tallymark::Receipt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
-/// How long a batch's marker is kept: longer than any client keeps a batch.
-const MARKER_LIFETIME: u64 = 30 * DAY;
 /// How often old markers are removed.
 const PRUNE_EVERY: Duration = Duration::from_secs(60 * 60);
 /// Batches that may wait for the writer, and how many KiB of them. Beyond that the answer is 503.
@@ -33,9 +32,8 @@ const WAITING_KIB: usize = 64 * 1024;
 /// How long a batch may wait for the writer. One that would take longer is not taken in; one that does is taken
 /// back, so that what is answered 503 is not stored.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a client is asked to stay away from a store that cannot be written, at first and at most.
+/// How long a client is asked to stay away from a store that cannot be written, at first.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
-const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Batches in one transaction.
 const GROUP: usize = 256;
 /// Lines that are held before they are moved to the lake ahead of time.

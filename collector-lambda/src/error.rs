@@ -4,6 +4,9 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
+/// The longest that a client is asked to stay away.
+pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
+
 /// A failure of the collector.
 #[derive(Debug)]
 pub struct Error {

@@ -23,10 +23,10 @@
 //! object and for each 1,000 in the list. With `--from` only objects of those days are read.
 
 use crate::aws::{self, Backoff};
-use crate::batch::LOST;
+use crate::batch::{LOST, MARKER_LIFETIME};
 use crate::compare::{self, Line, failed};
 use crate::counts::{DAY, HOUR};
-use crate::dynamodb::{self, Add, DynamoDb, HOURS, Item, MARKER_LIFETIME, Marker, TRANSACTION_ADDS};
+use crate::dynamodb::{self, Add, DynamoDb, HOURS, Item, Marker, TRANSACTION_ADDS};
 use crate::lake::LINE_BYTES;
 use crate::{Error, chain};
 use aws_config::SdkConfig;
