@@ -2,14 +2,14 @@
 //! the program, and `make bench-lambda` the one that is deployed.
 #![expect(clippy::unwrap_used, reason = "what goes wrong here ends it")]
 
-#[path = "../tests/function/mod.rs"]
-mod function;
-#[path = "../tests/local/mod.rs"]
-mod local;
+#[path = "../tests/lambda_runtime/mod.rs"]
+mod lambda_runtime;
+#[path = "../tests/local_aws/mod.rs"]
+mod local_aws;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use function::{Function, scratch, sites};
+use lambda_runtime::{Function, scratch, sites};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -23,14 +23,14 @@ const EVENTS: usize = 10;
 #[tokio::main]
 async fn main() {
     let (sites, keys) = sites();
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     let tls = Tls::start();
     println!("Against local AWS, medians of {STARTS} starts; batches of {EVENTS} events.\n");
     println!(
         "| AWS over | start | first request | second | later p50 | later p99 | memory | with its peak | threads |"
     );
     println!("|---|---|---|---|---|---|---|---|---|");
-    for (name, endpoint) in [("HTTP", local::endpoint()), ("TLS", &tls.url)] {
+    for (name, endpoint) in [("HTTP", local_aws::endpoint()), ("TLS", &tls.url)] {
         let variables = [
             ("AWS_ENDPOINT_URL", endpoint),
             ("SSL_CERT_FILE", tls.certificate.as_str()),
@@ -99,7 +99,7 @@ impl Tls {
     fn start() -> Self {
         let certificate = scratch("pem").into_os_string().into_string().unwrap();
         let mut process = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../.tools/venv/bin/python"))
-            .args([concat!(env!("CARGO_MANIFEST_DIR"), "/benches/tls.py"), &certificate, local::endpoint()])
+            .args([concat!(env!("CARGO_MANIFEST_DIR"), "/benches/tls.py"), &certificate, local_aws::endpoint()])
             // It ends when its input does, and that is with this process.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -19,7 +19,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tallymark::{ButtonClick, Custom, Event, EventId, PageView};
-use tallymark_collector::site;
+use tallymark_collector::sites;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use uuid::Uuid;
@@ -400,7 +400,7 @@ impl Server {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("load-{:016x}", rand::random::<u64>()));
         // Nobody says on which port it listens there, so it must be one that is known to be free.
         let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let keys = site::add(&folder.join("sites.json"), "shop", &[], false, |_| Ok(())).unwrap();
+        let keys = sites::add(&folder.join("sites.json"), "shop", &[], false, |_| Ok(())).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tallymark-collector"));
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--rate-per-key", "0", "--rate-per-address", "0"])

@@ -15,13 +15,13 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use tallymark::outbox::{Answer, Config, Next};
 use tallymark::{Batch, BatchId, DirectorySpool, Durability, Event, MemorySpool, Outbox, Receipt, Spool, limits};
-use tallymark_collector::auth::credentials;
-use tallymark_collector::batch::{Accepted, Prepared};
+use tallymark_collector::http::any_object;
+use tallymark_collector::http::auth::credentials;
+use tallymark_collector::http::body::json_body;
+use tallymark_collector::http::problem::{BODY_TOO_LARGE, INVALID_ENCODING, KINDS, Kind, Problem};
+use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch};
 use tallymark_collector::ingest::{Arrival, invalid_event, parse_event, prepare_batch, prepare_event};
-use tallymark_collector::problem::{BODY_TOO_LARGE, INVALID_ENCODING, KINDS, Kind, Problem};
-use tallymark_collector::request::json_body;
-use tallymark_collector::routes::any_object;
-use tallymark_collector::site::{Key, Site};
+use tallymark_collector::sites::{KeyScope, Site};
 
 const NOW: u64 = 1_763_673_600_000;
 /// What a body may have here: little, so that it is reached.
@@ -86,7 +86,7 @@ pub fn body(data: &[u8]) {
 pub fn event(data: &[u8]) {
     let Ok(json) = parse_event(data).map_err(check) else { return };
     let any = Event::decode(json.clone());
-    for key in [Key::Secret, Key::Write] {
+    for key in [KeyScope::Secret, KeyScope::Write] {
         let arrival = Arrival { received_at: NOW, ..Arrival::default() };
         let read: [(_, Result<Event, Problem>); 4] = [
             ("", any.clone().map_err(|invalid| invalid_event(&invalid))),
@@ -291,14 +291,14 @@ fn events(body: &str) -> usize {
 }
 
 /// Checks the batch's verdicts.
-fn batch(data: &[u8]) -> Result<Prepared, Problem> {
+fn batch(data: &[u8]) -> Result<CheckedBatch, Problem> {
     let arrival = Arrival {
         received_at: NOW,
         sent_at: Some(NOW - 3_600_000),
         useragent: Some("a \"b\" \u{7f}é"),
         address: Some([192, 0, 2, 1].into()),
     };
-    let prepared = prepare_batch(&SITE, Key::Write, data, arrival).map_err(check)?;
+    let prepared = prepare_batch(&SITE, KeyScope::Write, data, arrival).map_err(check)?;
     let sent: Batch<IgnoredAny> = serde_json::from_slice(data).unwrap();
     let (events, rejected) = (prepared.events.iter(), prepared.rejected.iter());
     let mut indexes: Vec<_> = events.map(|event| event.index).chain(rejected.map(|event| event.index)).collect();
@@ -320,7 +320,7 @@ fn batch(data: &[u8]) -> Result<Prepared, Problem> {
 }
 
 /// Checks a line as it is stored, and returns the event's id. `plain` if nothing was known of who sent it.
-fn stored_line(event: &Accepted, prepared: &Prepared, plain: bool) -> String {
+fn stored_line(event: &Accepted, prepared: &CheckedBatch, plain: bool) -> String {
     let line = &event.line;
     assert!(line.len() <= limits::EVENT_BYTES + ADDED_BYTES);
     assert!(!line.bytes().any(|byte| byte < b' '), "it is one line");

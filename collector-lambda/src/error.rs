@@ -1,4 +1,4 @@
-//! What can go wrong in the collector itself, as opposed to in a request (see [`crate::problem`]).
+//! What can go wrong in the collector itself, as opposed to in a request (see [`crate::http::problem`]).
 
 use std::error::Error as StdError;
 use std::fmt;

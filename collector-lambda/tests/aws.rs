@@ -2,7 +2,7 @@
 //! against a Firehose that fails as it is told.
 #![expect(clippy::unwrap_used, reason = "what goes wrong here fails a test")]
 
-mod local;
+mod local_aws;
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::types::AttributeValue;
@@ -22,12 +22,12 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 use tallymark::{BatchId, EventId, Receipt};
 use tallymark_collector::Error;
-use tallymark_collector::batch::{Accepted, Fingerprint, Prepared};
-use tallymark_collector::counts::Query;
-use tallymark_collector::dynamodb::DynamoDb;
 use tallymark_collector::faults::{Plan, Proxy, Rule};
-use tallymark_collector::firehose::Firehose;
-use tallymark_collector::site::Key;
+use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint};
+use tallymark_collector::sites::KeyScope;
+use tallymark_collector::store::aws::dynamodb::DynamoDb;
+use tallymark_collector::store::aws::firehose::Firehose;
+use tallymark_collector::store::query::Query;
 use tallymark_collector::store::{Counters, Lake, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -39,16 +39,16 @@ const NOW: u64 = 4_102_444_800_000;
 // ---- batches ----
 
 /// A batch of events of these types and keys, all in the hour of `NOW`.
-fn batch<K: Into<String>>(events: impl IntoIterator<Item = (&'static str, K)>) -> Prepared {
+fn batch<K: Into<String>>(events: impl IntoIterator<Item = (&'static str, K)>) -> CheckedBatch {
     let batch_id = BatchId::new(NOW, &mut rand::random::<u64>);
     let events = (0..).zip(events).map(|(index, (event_type, key))| {
         let (key, event_id) = (key.into(), EventId::new(NOW, &mut rand::random::<u64>));
         let line = json!({"event_id": event_id, "event_type": event_type, "key": key, "batch_id": batch_id});
         Accepted { index, event_type, key, hour: NOW / HOUR, line: line.to_string() }
     });
-    Prepared {
+    CheckedBatch {
         username: "shop".into(),
-        key: Key::Secret,
+        key: KeyScope::Secret,
         batch_id,
         fingerprint: Fingerprint([7; 16]),
         received_at: NOW,
@@ -60,12 +60,12 @@ fn batch<K: Into<String>>(events: impl IntoIterator<Item = (&'static str, K)>) -
 }
 
 /// More counters than ten transactions may hold.
-fn wide_batch() -> Prepared {
+fn wide_batch() -> CheckedBatch {
     batch((0..500).map(|n| ("page_view", format!("https://shop.example/{n}"))))
 }
 
 /// The batch with lines so long that each is a record of its own.
-fn padded(mut batch: Prepared) -> Prepared {
+fn padded(mut batch: CheckedBatch) -> CheckedBatch {
     for event in &mut batch.events {
         event.line.pop();
         event.line.push_str(&format!(r#","pad":"{:x<4800}"}}"#, ""));
@@ -75,8 +75,8 @@ fn padded(mut batch: Prepared) -> Prepared {
 }
 
 /// The batch as it comes again, five hours later, to a collector that knows nothing of the first time.
-fn later(batch: &Prepared) -> Prepared {
-    let mut batch = Prepared { received_at: batch.received_at + 5 * HOUR, retry: Vec::new(), ..batch.clone() };
+fn later(batch: &CheckedBatch) -> CheckedBatch {
+    let mut batch = CheckedBatch { received_at: batch.received_at + 5 * HOUR, retry: Vec::new(), ..batch.clone() };
     for event in &mut batch.events {
         event.hour += 5;
     }
@@ -97,7 +97,7 @@ async fn total(table: &DynamoDb, event_type: &str, key: &str) -> u64 {
 }
 
 async fn table_of(config: &SdkConfig) -> DynamoDb {
-    DynamoDb::new(config, local::new_table().await)
+    DynamoDb::new(config, local_aws::new_table().await)
 }
 
 /// Whether a wide batch is counted: each key once, and in the hour of `NOW` only.
@@ -144,8 +144,8 @@ fn refused(status: u16, code: &str, more: &Value) -> Response {
 
 /// Local AWS behind a proxy that goes by these rules. Reads come in the smallest pieces the protocol knows.
 async fn proxied<S: AsRef<str>>(rules: impl IntoIterator<Item = S>) -> (SdkConfig, Proxy) {
-    let proxy = Proxy::start("127.0.0.1:0", local::endpoint(), plan(rules)).await.unwrap();
-    (local::config(&proxy.endpoint()).await, proxy)
+    let proxy = Proxy::start("127.0.0.1:0", local_aws::endpoint(), plan(rules)).await.unwrap();
+    (local_aws::config(&proxy.endpoint()).await, proxy)
 }
 
 fn plan<S: AsRef<str>>(rules: impl IntoIterator<Item = S>) -> Plan {
@@ -180,7 +180,7 @@ impl FakeFirehose {
         };
         let router = Router::new().fallback(handler).layer(axum::extract::DefaultBodyLimit::disable());
         let endpoint = serve(router).await;
-        Self { config: local::config(&endpoint).await, calls }
+        Self { config: local_aws::config(&endpoint).await, calls }
     }
 
     /// Takes each line or not.
@@ -192,7 +192,7 @@ impl FakeFirehose {
         .await
     }
 
-    async fn put(&self, batch: &Prepared) -> Result<Vec<u32>, Error> {
+    async fn put(&self, batch: &CheckedBatch) -> Result<Vec<u32>, Error> {
         Firehose::new(&self.config, "lake").put(batch).await
     }
 
@@ -214,7 +214,7 @@ fn answer(entries: &[Value]) -> Response {
     Json(json!({"FailedPutCount": failed, "RequestResponses": entries})).into_response()
 }
 
-fn with_newlines(batch: &Prepared) -> Vec<String> {
+fn with_newlines(batch: &CheckedBatch) -> Vec<String> {
     batch.events.iter().map(|event| format!("{}\n", event.line)).collect()
 }
 
@@ -323,7 +323,7 @@ async fn the_lines_of_a_record_that_failed_come_back_together() {
     assert_eq!(firehose.put(&batch).await.unwrap(), Vec::from_iter(10..20));
     let store = Store::new(
         Lake::Firehose(Firehose::new(&firehose.config, "lake")),
-        Counters::DynamoDb(table_of(&local::config(local::endpoint()).await).await),
+        Counters::DynamoDb(table_of(&local_aws::config(local_aws::endpoint()).await).await),
     );
     let receipt = store.commit(batch).await.unwrap();
     assert_eq!((receipt.accepted, receipt.retry), (30, Vec::from_iter(10..20)));
@@ -371,7 +371,7 @@ async fn a_stream_that_is_not_there_is_named_in_the_log_and_not_in_the_answer() 
 async fn what_firehose_does_not_take_is_not_counted_and_comes_back_to_the_client() {
     let batch = padded(batch([("custom", "a"), ("custom", "b"), ("custom", "c")]));
     let firehose = FakeFirehose::taking(|_, line| !line.contains(r#""key":"b""#)).await;
-    let config = local::config(local::endpoint()).await;
+    let config = local_aws::config(local_aws::endpoint()).await;
     let table = table_of(&config).await;
     let store = Store::new(Lake::Firehose(Firehose::new(&firehose.config, "lake")), Counters::DynamoDb(table.clone()));
     let receipt = store.commit(batch.clone()).await.unwrap();
@@ -389,8 +389,8 @@ async fn what_firehose_does_not_take_is_not_counted_and_comes_back_to_the_client
 
 #[tokio::test]
 async fn a_batch_replayed_by_fifty_at_once_is_counted_once() {
-    let config = local::config(local::endpoint()).await;
-    let (stream, table) = (local::new_stream().await, table_of(&config).await);
+    let config = local_aws::config(local_aws::endpoint()).await;
+    let (stream, table) = (local_aws::new_stream().await, table_of(&config).await);
     let store = Store::new(Lake::Firehose(Firehose::new(&config, &stream)), Counters::DynamoDb(table.clone()));
     let store = Arc::new(store);
     let events = [("page_view", "https://shop.example/"), ("page_view", "https://shop.example/"), ("custom", "charge")];
@@ -416,20 +416,20 @@ async fn a_batch_replayed_by_fifty_at_once_is_counted_once() {
     assert_eq!(table.series(&of("lost", ""), 0..u64::MAX).await.unwrap(), [(NOW / HOUR, 7)]);
 
     // The lake has every event, possibly more than once: `event_id` tells.
-    let lines = local::lines(&stream).await;
+    let lines = local_aws::lines(&stream).await;
     let found: BTreeSet<_> = lines.iter().map(|line| line["event_id"].as_str().unwrap().to_owned()).collect();
     assert_eq!(found, event_ids(batch.events.iter().map(|event| event.line.as_str())).into_iter().collect());
     let before = lines.len();
     store.commit(batch).await.unwrap();
-    assert_eq!(local::lines(&stream).await.len(), before, "a batch that is known does not go to the lake again");
+    assert_eq!(local_aws::lines(&stream).await.len(), before, "a batch that is known does not go to the lake again");
 }
 
 // ---- DynamoDB ----
 
 #[tokio::test]
 async fn the_marker_holds_the_receipt_and_expires() {
-    let config = local::config(local::endpoint()).await;
-    let name = local::new_table().await;
+    let config = local_aws::config(local_aws::endpoint()).await;
+    let name = local_aws::new_table().await;
     let batch = batch([("custom", "a")]);
     DynamoDb::new(&config, &name).commit(&batch).await.unwrap();
     let pk = AttributeValue::S(format!("b#shop#secret#{}", batch.batch_id));
@@ -443,7 +443,7 @@ async fn the_marker_holds_the_receipt_and_expires() {
 
 #[tokio::test]
 async fn a_batch_that_fits_no_transaction_is_counted_once() {
-    let config = local::config(local::endpoint()).await;
+    let config = local_aws::config(local_aws::endpoint()).await;
     let table = table_of(&config).await;
     let batch = wide_batch();
     let mut receipts = JoinSet::new();
@@ -459,14 +459,14 @@ async fn a_batch_that_fits_no_transaction_is_counted_once() {
 
 #[tokio::test]
 async fn a_batch_cut_off_between_any_two_parts_is_finished_by_its_replay() {
-    let direct = local::config(local::endpoint()).await;
+    let direct = local_aws::config(local_aws::endpoint()).await;
     let (config, proxy) = proxied::<&str>([]).await;
-    DynamoDb::new(&config, local::new_table().await).commit(&wide_batch()).await.unwrap();
+    DynamoDb::new(&config, local_aws::new_table().await).commit(&wide_batch()).await.unwrap();
     let parts = transactions(&proxy);
     assert_eq!(parts, 11, "500 keys, with 98 counters a transaction");
 
     for done in 0..=parts {
-        let name = local::new_table().await;
+        let name = local_aws::new_table().await;
         let (config, _proxy) = proxied([format!("TransactWriteItems#{}..=denied", done + 1)]).await;
         let mut batch = wide_batch();
         let cut_off = DynamoDb::new(&config, &name).commit(&batch).await;
@@ -493,8 +493,8 @@ async fn a_batch_cut_off_between_any_two_parts_is_finished_by_its_replay() {
 
 #[tokio::test]
 async fn a_replay_counts_what_the_first_attempt_had_decided() {
-    let direct = local::config(local::endpoint()).await;
-    let name = local::new_table().await;
+    let direct = local_aws::config(local_aws::endpoint()).await;
+    let name = local_aws::new_table().await;
     let (config, _proxy) = proxied(["TransactWriteItems#3..=denied"]).await;
     let mut batch = wide_batch();
     // The first attempt could not store these, refused others, and found some in other hours.
@@ -568,8 +568,8 @@ async fn counters_that_stay_busy_are_unavailable_and_the_batch_can_come_again() 
 
 #[tokio::test]
 async fn counters_that_conflict_are_split_and_every_reader_knows() {
-    let direct = local::config(local::endpoint()).await;
-    let name = local::new_table().await;
+    let direct = local_aws::config(local_aws::endpoint()).await;
+    let name = local_aws::new_table().await;
     let reader = DynamoDb::new(&direct, &name);
     let shards = async |event_type: &str| {
         let key = ("pk", format!("s#shop#{event_type}"));
@@ -612,7 +612,7 @@ async fn counters_that_conflict_are_split_and_every_reader_knows() {
 
 #[tokio::test]
 async fn a_hot_key_from_sixteen_at_once_is_exact() {
-    let config = local::config(local::endpoint()).await;
+    let config = local_aws::config(local_aws::endpoint()).await;
     let table = table_of(&config).await;
     let mut batches = JoinSet::new();
     for _ in 0..16 {
@@ -683,7 +683,7 @@ async fn keys_that_look_like_parts_of_others_are_not_mixed_up() {
 
 #[tokio::test]
 async fn a_table_that_is_not_there_is_unavailable_at_once() {
-    let table = DynamoDb::new(&local::config(local::endpoint()).await, "nowhere");
+    let table = DynamoDb::new(&local_aws::config(local_aws::endpoint()).await, "nowhere");
     let batch = batch([("custom", "a")]);
     let errors = [
         table.known(&batch).await.unwrap_err(),
@@ -702,8 +702,8 @@ async fn a_table_that_is_not_there_is_unavailable_at_once() {
 
 #[tokio::test]
 async fn a_store_is_ready_when_both_its_sinks_are() {
-    let config = local::config(local::endpoint()).await;
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let config = local_aws::config(local_aws::endpoint()).await;
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     for (stream, table, ready) in [(&*stream, &*table, true), ("gone", &table, false), (&stream, "gone", false)] {
         let lake = Lake::Firehose(Firehose::new(&config, stream));
         let store = Store::new(lake, Counters::DynamoDb(DynamoDb::new(&config, table)));

@@ -6,9 +6,9 @@ mod support;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use support::{Collector, ORIGIN, batch, uuid};
-use tallymark_collector::openapi::document;
-use tallymark_collector::problem::KINDS;
-use tallymark_collector::routes::ROUTES;
+use tallymark_collector::http::ROUTES;
+use tallymark_collector::http::openapi::document;
+use tallymark_collector::http::problem::KINDS;
 
 fn codes(operation: &Value) -> BTreeSet<(u16, String)> {
     let responses = operation["responses"].as_object().unwrap().iter();

@@ -5,7 +5,7 @@
 //! number of them.
 #![expect(clippy::unwrap_used, reason = "what goes wrong here fails a test")]
 
-mod local;
+mod local_aws;
 mod support;
 
 use aws_config::SdkConfig;
@@ -23,13 +23,13 @@ use std::time::Instant;
 use support::Collector;
 use tallymark::{BatchId, EventId, Receipt};
 use tallymark_collector::Error;
-use tallymark_collector::batch::Prepared;
-use tallymark_collector::counts::{HOUR, Query};
-use tallymark_collector::dynamodb::DynamoDb;
 use tallymark_collector::faults::{Fault, Plan, Proxy, Release, Report, Rule};
-use tallymark_collector::firehose::Firehose;
+use tallymark_collector::ingest::checked_batch::CheckedBatch;
 use tallymark_collector::ingest::{Arrival, prepare_batch};
-use tallymark_collector::site::{Key, Site};
+use tallymark_collector::sites::{KeyScope, Site};
+use tallymark_collector::store::aws::dynamodb::DynamoDb;
+use tallymark_collector::store::aws::firehose::Firehose;
+use tallymark_collector::store::query::{HOUR, Query};
 use tallymark_collector::store::{Counters, Lake, Store};
 use tokio::task::JoinSet;
 
@@ -130,7 +130,7 @@ impl Sent {
         Self::new(random, events, BTreeMap::from([("queue_full".into(), 7)]))
     }
 
-    fn prepared(&self, username: &str, received_at: u64) -> Prepared {
+    fn prepared(&self, username: &str, received_at: u64) -> CheckedBatch {
         let site = Site {
             username: username.into(),
             secret_key_sha256: String::new(),
@@ -141,7 +141,7 @@ impl Sent {
             store_ip: false,
         };
         let arrival = Arrival { received_at, ..Arrival::default() };
-        let mut batch = prepare_batch(&site, Key::Secret, self.body.as_bytes(), arrival).ok().unwrap();
+        let mut batch = prepare_batch(&site, KeyScope::Secret, self.body.as_bytes(), arrival).ok().unwrap();
         for event in batch.events.iter_mut().filter(|_| self.padding > 0) {
             event.line.truncate(event.line.len() - 1);
             event.line.push_str(&format!(",\"padding\":\"{:x<1$}\"}}", "", self.padding));
@@ -287,14 +287,14 @@ struct Place {
 
 impl Place {
     async fn new() -> Self {
-        Self::at(&local::new_stream().await, &local::new_table().await).await
+        Self::at(&local_aws::new_stream().await, &local_aws::new_table().await).await
     }
 
     async fn at(stream: &str, table: &str) -> Self {
-        let proxy = Proxy::start("127.0.0.1:0", local::endpoint(), Plan::default()).await.unwrap();
+        let proxy = Proxy::start("127.0.0.1:0", local_aws::endpoint(), Plan::default()).await.unwrap();
         Self {
-            config: local::config(&proxy.endpoint()).await,
-            direct: local::config(local::endpoint()).await,
+            config: local_aws::config(&proxy.endpoint()).await,
+            direct: local_aws::config(local_aws::endpoint()).await,
             proxy: Arc::new(proxy),
             stream: stream.into(),
             table: table.into(),
@@ -324,7 +324,7 @@ impl Place {
     /// Every event in the lake, and how often.
     async fn lake(&self) -> BTreeMap<String, u64> {
         let mut events = BTreeMap::new();
-        for line in local::lines(&self.stream).await {
+        for line in local_aws::lines(&self.stream).await {
             *events.entry(line["event_id"].as_str().unwrap().to_owned()).or_default() += 1;
         }
         events
@@ -352,7 +352,7 @@ impl Place {
     }
 
     /// Lets a new collector commit a batch, and kills it if the proxy holds a call.
-    async fn attempt(&self, batch: Prepared) -> Attempt {
+    async fn attempt(&self, batch: CheckedBatch) -> Attempt {
         let collector = self.collector();
         tokio::select! {
             result = collector.commit(batch) => match result {
@@ -773,9 +773,9 @@ async fn a_server_killed_at_any_call_loses_no_event_and_counts_none_twice() {
     let endpoint = place.proxy.endpoint();
     let environment = [
         ("AWS_ENDPOINT_URL", endpoint.as_str()),
-        ("AWS_REGION", local::REGION),
-        ("AWS_ACCESS_KEY_ID", local::KEY),
-        ("AWS_SECRET_ACCESS_KEY", local::KEY),
+        ("AWS_REGION", local_aws::REGION),
+        ("AWS_ACCESS_KEY_ID", local_aws::KEY),
+        ("AWS_SECRET_ACCESS_KEY", local_aws::KEY),
     ];
     let mut collector = Collector::start_with(&environment, &["--lake", &lake, "--counters", &counters]);
     let mut random = StdRng::seed_from_u64(rand::random());
@@ -831,7 +831,16 @@ async fn a_server_killed_at_any_call_loses_no_event_and_counts_none_twice() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_program_says_its_seed_and_what_it_has_done() {
     let mut process = Command::new(env!("CARGO_BIN_EXE_tallymark-faults"))
-        .args(["--listen", "127.0.0.1:0", "--to", local::endpoint(), "--seed", "7", "--fault", "GetItem#2=throttle"])
+        .args([
+            "--listen",
+            "127.0.0.1:0",
+            "--to",
+            local_aws::endpoint(),
+            "--seed",
+            "7",
+            "--fault",
+            "GetItem#2=throttle",
+        ])
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
@@ -840,7 +849,7 @@ async fn the_program_says_its_seed_and_what_it_has_done() {
     out.read_line(&mut line).unwrap();
     let endpoint = line.strip_prefix("listening on ").unwrap().split(',').next().unwrap();
     assert!(line.ends_with(", seed 7\n"), "{line}");
-    let table = DynamoDb::new(&local::config(endpoint).await, local::new_table().await);
+    let table = DynamoDb::new(&local_aws::config(endpoint).await, local_aws::new_table().await);
     let batch = Sent::wide(&mut StdRng::seed_from_u64(rand::random()), 60).prepared("shop", NOW);
     for _ in 0..2 {
         assert_eq!(table.known(&batch).await.unwrap(), None);

@@ -2,14 +2,14 @@
 //! that each front door sends. It must answer just as the server does, which runs beside it on the same stores.
 #![expect(clippy::unwrap_used, reason = "what goes wrong here fails a test")]
 
-mod function;
-mod local;
+mod lambda_runtime;
+mod local_aws;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use function::{Function, ORIGIN, command, scratch, sites};
+use lambda_runtime::{Function, ORIGIN, command, scratch, sites};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -208,8 +208,8 @@ impl Server {
             .current_dir(&folder)
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir", "data", "--sites", "sites.json"])
             .args(["--lake", &format!("firehose:{stream}"), "--counters", &format!("dynamodb:{table}")])
-            .envs([("AWS_ENDPOINT_URL", local::endpoint()), ("AWS_REGION", local::REGION)])
-            .envs([("AWS_ACCESS_KEY_ID", local::KEY), ("AWS_SECRET_ACCESS_KEY", local::KEY)])
+            .envs([("AWS_ENDPOINT_URL", local_aws::endpoint()), ("AWS_REGION", local_aws::REGION)])
+            .envs([("AWS_ACCESS_KEY_ID", local_aws::KEY), ("AWS_SECRET_ACCESS_KEY", local_aws::KEY)])
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -301,7 +301,7 @@ impl Door {
 /// A function and a server on the same stores.
 async fn both(sites: &str, stream: &str, table: &str) -> (Function, Server) {
     let function = Function::start(&[
-        ("AWS_ENDPOINT_URL", local::endpoint()),
+        ("AWS_ENDPOINT_URL", local_aws::endpoint()),
         ("TALLYMARK_STREAM", stream),
         ("TALLYMARK_TABLE", table),
         ("TALLYMARK_SITES", sites),
@@ -318,7 +318,7 @@ const KEY: &str = "a+b&c=d %2B%20ä#?/;<>\"";
 #[tokio::test]
 async fn every_door_answers_as_the_server_does() {
     let (sites, keys) = sites();
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     let (function, server) = both(&sites, &stream, &table).await;
     let (secret, write) = (Some(keys.secret.as_str()), Some(keys.write.as_str()));
     let click = json!({"session_id": "s", "button_id": KEY});
@@ -395,13 +395,13 @@ async fn every_door_answers_as_the_server_does() {
         }
     }
     // Each batch went to the lake once, and each single event too.
-    assert_eq!(local::lines(&stream).await.len(), 2 * batches + 2 * batches);
+    assert_eq!(local_aws::lines(&stream).await.len(), 2 * batches + 2 * batches);
 }
 
 #[tokio::test]
 async fn every_door_says_when_nothing_can_be_stored() {
     let (sites, keys) = sites();
-    let stream = local::new_stream().await;
+    let stream = local_aws::new_stream().await;
     let (function, server) = both(&sites, &stream, "no-such-table").await;
     let calls = [
         Call::new("POST", "/v1/batch", Some(&keys.write), &batch()),
@@ -421,7 +421,7 @@ async fn every_door_says_when_nothing_can_be_stored() {
 #[tokio::test]
 async fn a_preflight_is_answered_the_same_at_every_door() {
     let (sites, _) = sites();
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     let (function, server) = both(&sites, &stream, &table).await;
     for (origin, path) in
         [(ORIGIN, "/v1/batch"), (ORIGIN, "/track"), (ORIGIN, "/nothing"), ("https://other.example", "/v1/batch")]
@@ -445,7 +445,7 @@ async fn a_preflight_is_answered_the_same_at_every_door() {
 #[tokio::test]
 async fn a_load_balancer_may_ask_whether_it_is_well() {
     let (sites, _) = sites();
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     let (function, _server) = both(&sites, &stream, &table).await;
     let event = serde_json::from_str(include_str!("data/alb-health.json")).unwrap();
     let answer = Answer::from_event(&DOORS[3], &function.invoke(event).await);
@@ -456,7 +456,7 @@ async fn a_load_balancer_may_ask_whether_it_is_well() {
 #[tokio::test]
 async fn a_body_that_the_front_door_has_damaged_is_kept_by_its_client() {
     let (sites, keys) = sites();
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     let (function, _server) = both(&sites, &stream, &table).await;
     for door in &DOORS {
         let call = Call::new("POST", "/v1/batch", Some(&keys.write), &batch()).gzip();
@@ -473,7 +473,7 @@ async fn a_body_that_the_front_door_has_damaged_is_kept_by_its_client() {
 #[tokio::test]
 async fn nothing_that_strangers_send_harms_the_function() {
     let (sites, keys) = sites();
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     let (mut function, server) = both(&sites, &stream, &table).await;
     function.is_ready().await;
     for door in &DOORS {
@@ -537,13 +537,13 @@ async fn counted(to: &'static str) -> (String, Arc<AtomicUsize>) {
 #[tokio::test]
 async fn the_first_request_finds_all_connections_open() {
     let (sites, keys) = sites();
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
-    let config = local::config(local::endpoint()).await;
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
+    let config = local_aws::config(local_aws::endpoint()).await;
     let secrets = aws_sdk_secretsmanager::Client::new(&config);
     secrets.create_secret().name(&table).secret_string(&sites).send().await.unwrap();
-    let to_firehose = counted(local::endpoint()).await;
-    let to_dynamodb = counted(local::endpoint()).await;
-    let to_secrets = counted(local::endpoint()).await;
+    let to_firehose = counted(local_aws::endpoint()).await;
+    let to_dynamodb = counted(local_aws::endpoint()).await;
+    let to_secrets = counted(local_aws::endpoint()).await;
     let mut function = Function::start(&[
         ("AWS_ENDPOINT_URL_FIREHOSE", &to_firehose.0),
         ("AWS_ENDPOINT_URL_DYNAMODB", &to_dynamodb.0),
@@ -570,13 +570,13 @@ async fn the_first_request_finds_all_connections_open() {
 #[tokio::test]
 async fn sites_come_from_a_secret() {
     let (sites, keys) = sites();
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
-    let config = local::config(local::endpoint()).await;
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
+    let config = local_aws::config(local_aws::endpoint()).await;
     let secrets = aws_sdk_secretsmanager::Client::new(&config);
     let secret = secrets.create_secret();
     secret.name(&table).secret_string(&sites).send().await.unwrap();
     let function = Function::start(&[
-        ("AWS_ENDPOINT_URL", local::endpoint()),
+        ("AWS_ENDPOINT_URL", local_aws::endpoint()),
         ("TALLYMARK_STREAM", &stream),
         ("TALLYMARK_TABLE", &table),
         ("TALLYMARK_SITES_SECRET", &table),
@@ -604,9 +604,9 @@ async fn the_address_of_a_page_is_what_its_front_door_says() {
     let (sites, keys) = sites();
     let mut sites: Value = serde_json::from_str(&sites).unwrap();
     sites["sites"][0]["store_ip"] = true.into();
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     let function = Function::start(&[
-        ("AWS_ENDPOINT_URL", local::endpoint()),
+        ("AWS_ENDPOINT_URL", local_aws::endpoint()),
         ("TALLYMARK_STREAM", &stream),
         ("TALLYMARK_TABLE", &table),
         ("TALLYMARK_SITES", &sites.to_string()),
@@ -630,7 +630,7 @@ async fn the_address_of_a_page_is_what_its_front_door_says() {
         }
         assert_eq!(function.invoke(event).await["statusCode"], 200, "{}", door.name);
     }
-    let lines = local::lines(&stream).await;
+    let lines = local_aws::lines(&stream).await;
     assert_eq!(lines.len(), DOORS.len());
     assert!(lines.iter().all(|line| line["ipaddress"] == "198.51.100.7"), "{lines:?}");
 }
@@ -638,9 +638,9 @@ async fn the_address_of_a_page_is_what_its_front_door_says() {
 #[tokio::test]
 async fn no_key_is_logged_at_any_level() {
     let (sites, keys) = sites();
-    let (stream, table) = (local::new_stream().await, local::new_table().await);
+    let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     let function = Function::start(&[
-        ("AWS_ENDPOINT_URL", local::endpoint()),
+        ("AWS_ENDPOINT_URL", local_aws::endpoint()),
         ("TALLYMARK_STREAM", &stream),
         ("TALLYMARK_TABLE", &table),
         ("TALLYMARK_SITES", &sites),

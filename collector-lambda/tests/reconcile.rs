@@ -12,10 +12,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Collector, Folder, now, uuid};
-use tallymark_collector::batch::{Accepted, Fingerprint, Prepared};
-use tallymark_collector::counts::{DAY, HOUR};
-use tallymark_collector::embedded::{Embedded, Keep};
-use tallymark_collector::site::Key;
+use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint};
+use tallymark_collector::sites::KeyScope;
+use tallymark_collector::store::embedded::{Embedded, Keep};
+use tallymark_collector::store::query::{DAY, HOUR};
 
 const ROUNDS: usize = 6;
 const SENDERS: usize = 6;
@@ -142,9 +142,9 @@ async fn commit(data_dir: &Path, received: &[u64], events: u32) {
                 "username": "shop", "occurred_at": occurred_at, "received_at": received_at})
             .to_string(),
         };
-        let batch = Prepared {
+        let batch = CheckedBatch {
             username: "shop".into(),
-            key: Key::Secret,
+            key: KeyScope::Secret,
             batch_id,
             fingerprint: Fingerprint::of(&[]),
             received_at,

@@ -2,7 +2,7 @@
 //! and what is not is named exactly and repaired once.
 #![expect(clippy::unwrap_used, reason = "what goes wrong here fails a test")]
 
-mod local;
+mod local_aws;
 
 use aws_config::SdkConfig;
 use aws_sdk_dynamodb::Client;
@@ -19,11 +19,11 @@ use std::io::Write;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use tallymark::{BatchId, EventId};
-use tallymark_collector::batch::{Accepted, Fingerprint, Prepared};
-use tallymark_collector::counts::{DAY, HOUR, Query};
-use tallymark_collector::dynamodb::DynamoDb;
-use tallymark_collector::firehose::Firehose;
-use tallymark_collector::site::Key;
+use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint};
+use tallymark_collector::sites::KeyScope;
+use tallymark_collector::store::aws::dynamodb::DynamoDb;
+use tallymark_collector::store::aws::firehose::Firehose;
+use tallymark_collector::store::query::{DAY, HOUR, Query};
 use tallymark_collector::store::{Counters, Lake, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -38,7 +38,7 @@ fn days_ago(days: u64) -> u64 {
 }
 
 /// A batch that was received then, of events of these types and keys that happened then.
-fn batch<K: Into<String>>(received_at: u64, events: impl IntoIterator<Item = (&'static str, K, u64)>) -> Prepared {
+fn batch<K: Into<String>>(received_at: u64, events: impl IntoIterator<Item = (&'static str, K, u64)>) -> CheckedBatch {
     let batch_id = BatchId::new(received_at, &mut rand::random::<u64>);
     let events = (0..).zip(events).map(|(index, (event_type, key, occurred_at))| {
         let (key, event_id) = (key.into(), EventId::new(received_at, &mut rand::random::<u64>));
@@ -51,9 +51,9 @@ fn batch<K: Into<String>>(received_at: u64, events: impl IntoIterator<Item = (&'
             "username": "shop", "batch_id": batch_id, "received_at": received_at});
         Accepted { index, event_type, key, hour: occurred_at / HOUR, line: line.to_string() }
     });
-    Prepared {
+    CheckedBatch {
         username: "shop".into(),
-        key: Key::Secret,
+        key: KeyScope::Secret,
         batch_id,
         fingerprint: Fingerprint([7; 16]),
         received_at,
@@ -65,17 +65,17 @@ fn batch<K: Into<String>>(received_at: u64, events: impl IntoIterator<Item = (&'
 }
 
 /// Custom events of one name that happened then.
-fn custom(name: &str, events: usize, occurred_at: u64) -> Prepared {
+fn custom(name: &str, events: usize, occurred_at: u64) -> CheckedBatch {
     batch(now(), (0..events).map(|_| ("custom", name, occurred_at)))
 }
 
 /// More counters than ten transactions may hold.
-fn wide_batch() -> Prepared {
+fn wide_batch() -> CheckedBatch {
     batch(now(), (0..300).map(|n| ("page_view", format!("https://shop.example/{n}"), days_ago(n % 3))))
 }
 
 /// The batch as it comes again later, to a collector that corrects its times by as much.
-fn later(batch: &Prepared) -> Prepared {
+fn later(batch: &CheckedBatch) -> CheckedBatch {
     let mut batch = batch.clone();
     batch.received_at += HOUR;
     for event in &mut batch.events {
@@ -89,7 +89,7 @@ fn later(batch: &Prepared) -> Prepared {
     batch
 }
 
-fn text(batch: &Prepared) -> String {
+fn text(batch: &CheckedBatch) -> String {
     batch.events.iter().map(|event| format!("{}\n", event.line)).collect()
 }
 
@@ -110,39 +110,39 @@ struct Site {
 
 impl Site {
     async fn new() -> Self {
-        let config = local::config(local::endpoint()).await;
-        let dynamodb = local::endpoint().to_owned();
-        Self { table: local::new_table().await, stream: local::new_stream().await, config, dynamodb }
+        let config = local_aws::config(local_aws::endpoint()).await;
+        let dynamodb = local_aws::endpoint().to_owned();
+        Self { table: local_aws::new_table().await, stream: local_aws::new_stream().await, config, dynamodb }
     }
 
     fn counters(&self) -> DynamoDb {
         DynamoDb::new(&self.config, &self.table)
     }
 
-    async fn commit(&self, batch: Prepared) {
+    async fn commit(&self, batch: CheckedBatch) {
         let lake = Firehose::new(&self.config, &self.stream);
         Store::new(Lake::Firehose(lake), Counters::DynamoDb(self.counters())).commit(batch).await.unwrap();
     }
 
     /// Stores the events and does not count them.
-    async fn store(&self, batch: &Prepared) {
+    async fn store(&self, batch: &CheckedBatch) {
         let refused = Firehose::new(&self.config, &self.stream).put(batch).await.unwrap();
         assert_eq!(refused, [] as [u32; 0]);
     }
 
     async fn put(&self, key: &str, body: impl Into<reqwest::Body>) {
-        let put = reqwest::Client::new().put(format!("{}/{}/{key}", local::endpoint(), self.stream)).body(body);
+        let put = reqwest::Client::new().put(format!("{}/{}/{key}", local_aws::endpoint(), self.stream)).body(body);
         assert!(put.send().await.unwrap().status().is_success());
     }
 
     async fn objects(&self) -> Vec<String> {
-        let list = reqwest::get(format!("{}/{}?list-type=2", local::endpoint(), self.stream)).await.unwrap();
+        let list = reqwest::get(format!("{}/{}?list-type=2", local_aws::endpoint(), self.stream)).await.unwrap();
         let list = list.text().await.unwrap();
         list.split("<Key>").skip(1).map(|rest| rest.split("</Key>").next().unwrap().to_owned()).collect()
     }
 
     async fn delete(&self, object: &str) {
-        let url = format!("{}/{}/{object}", local::endpoint(), self.stream);
+        let url = format!("{}/{}/{object}", local_aws::endpoint(), self.stream);
         assert!(reqwest::Client::new().delete(url).send().await.unwrap().status().is_success());
     }
 
@@ -182,11 +182,11 @@ impl Site {
             .args(["reconcile", "--delivery", "0s", "--lake", &format!("s3://{}", self.stream)])
             .args(["--counters", &format!("dynamodb:{}", self.table)])
             .args(arguments)
-            .env("AWS_ENDPOINT_URL", local::endpoint())
+            .env("AWS_ENDPOINT_URL", local_aws::endpoint())
             .env("AWS_ENDPOINT_URL_DYNAMODB", &self.dynamodb)
-            .env("AWS_REGION", local::REGION)
-            .env("AWS_ACCESS_KEY_ID", local::KEY)
-            .env("AWS_SECRET_ACCESS_KEY", local::KEY);
+            .env("AWS_REGION", local_aws::REGION)
+            .env("AWS_ACCESS_KEY_ID", local_aws::KEY)
+            .env("AWS_SECRET_ACCESS_KEY", local_aws::KEY);
         let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
         let text = |bytes| String::from_utf8(bytes).unwrap();
         (output.status.success(), text(output.stdout), text(output.stderr))
@@ -256,7 +256,8 @@ async fn meet(fate: Fate, mut headers: HeaderMap, body: Bytes) -> Response {
         // So that only the collector can know it again.
         body.as_object_mut().unwrap().remove("ClientRequestToken");
     }
-    let call = reqwest::Client::new().post(format!("{}/", local::endpoint())).headers(headers).body(body.to_string());
+    let call =
+        reqwest::Client::new().post(format!("{}/", local_aws::endpoint())).headers(headers).body(body.to_string());
     let answer = call.send().await.unwrap();
     let status = answer.status();
     let code = answer.headers().get("x-amzn-errortype").cloned();
@@ -288,7 +289,8 @@ async fn counters_of_all_kinds_are_found_right() {
         ],
     );
     // What is counted by nothing is not valid, so it never gets here.
-    let mixed = Prepared { events: mixed.events.into_iter().filter(|event| !event.key.is_empty()).collect(), ..mixed };
+    let mixed =
+        CheckedBatch { events: mixed.events.into_iter().filter(|event| !event.key.is_empty()).collect(), ..mixed };
     site.commit(mixed.clone()).await;
     let wide = wide_batch();
     site.commit(wide.clone()).await;
@@ -390,7 +392,7 @@ async fn what_is_under_way_is_neither_named_nor_counted() {
     site.store(&waiting).await;
     // Counted in part.
     let wide = wide_batch();
-    let through = local::config(&proxy([Fate::Arrives, Fate::Arrives, Fate::Denied]).await).await;
+    let through = local_aws::config(&proxy([Fate::Arrives, Fate::Arrives, Fate::Denied]).await).await;
     site.store(&wide).await;
     DynamoDb::new(&through, &site.table).commit(&wide).await.unwrap_err();
     site.assert_right(305, 303).await;
@@ -414,13 +416,13 @@ async fn events_that_were_stored_in_part_are_not_certain() {
     let site = Site::new().await;
     let whole = custom("a", 3, days_ago(1));
     site.store(&whole).await;
-    site.counters().commit(&Prepared { retry: vec![1], ..whole.clone() }).await.unwrap();
+    site.counters().commit(&CheckedBatch { retry: vec![1], ..whole.clone() }).await.unwrap();
     site.assert_right(3, 3).await;
     // In a batch of its own, as the client sends it again.
-    let again = Prepared { events: vec![whole.events[1].clone()], ..custom("a", 0, 0) };
+    let again = CheckedBatch { events: vec![whole.events[1].clone()], ..custom("a", 0, 0) };
     let line = again.events[0].line.replace(&whole.batch_id.to_string(), &again.batch_id.to_string());
     let line = line.replace(&whole.received_at.to_string(), &again.received_at.to_string());
-    let again = Prepared { events: vec![Accepted { index: 0, line, ..again.events[0].clone() }], ..again };
+    let again = CheckedBatch { events: vec![Accepted { index: 0, line, ..again.events[0].clone() }], ..again };
     site.commit(again).await;
     site.assert_right(3, 2).await;
 }

@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use support::{Folder, uuid};
-use tallymark_collector::embedded::Embedded;
-use tallymark_collector::metrics::Metrics;
-use tallymark_collector::routes::{self, Collector};
-use tallymark_collector::site::{self, Sites};
+use tallymark_collector::http::metrics::Metrics;
+use tallymark_collector::http::{self, Collector};
+use tallymark_collector::sites::{self, Sites};
+use tallymark_collector::store::embedded::Embedded;
 use tallymark_collector::store::{Counters, Lake, Store};
 use tower::ServiceExt;
 
@@ -30,12 +30,12 @@ fn world() -> World {
     use base64::Engine;
     let folder = Folder::new();
     let file = folder.0.join("sites.json");
-    let keys = site::add(&file, "shop", &[], false, |_| Ok(())).unwrap();
+    let keys = sites::add(&file, "shop", &[], false, |_| Ok(())).unwrap();
     let credentials = format!("shop:{}", keys.secret_key);
     let embedded = Embedded::open(&folder.0.join("data"), Duration::from_secs(3600)).unwrap();
     let metrics = Arc::new(Metrics::new(Some(embedded.clone())));
     let store = Store::new(Lake::Directory(embedded.clone()), Counters::Sqlite(embedded));
-    let router = routes::router(Arc::new(Collector { sites: Sites::from_file(&file).unwrap(), store }));
+    let router = http::router(Arc::new(Collector { sites: Sites::from_file(&file).unwrap(), store }));
     let router = metrics.count(router);
     let authorization = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials));
     World { router, metrics, authorization, folder }

@@ -4,23 +4,23 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use tallymark_collector::counts::Query;
-use tallymark_collector::embedded::Embedded;
-use tallymark_collector::routes::{self, Collector};
-use tallymark_collector::site::{self, Sites};
+use tallymark_collector::http::{self, Collector};
+use tallymark_collector::sites::{self, Sites};
+use tallymark_collector::store::embedded::Embedded;
+use tallymark_collector::store::query::Query;
 use tallymark_collector::store::{Counters, Lake, Store};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_requests_and_its_button_are_counted() {
     let folder = std::env::temp_dir().join(format!("tallymark-axum-service-{}", std::process::id()));
     let sites = folder.join("sites.json");
-    let keys = site::add(&sites, "tea", &[], false, |_| Ok(())).unwrap();
+    let keys = sites::add(&sites, "tea", &[], false, |_| Ok(())).unwrap();
     let embedded = Embedded::open(&folder.join("data"), Duration::from_secs(60)).unwrap();
     let store = Store::new(Lake::Directory(embedded.clone()), Counters::Sqlite(embedded));
     let collector = Arc::new(Collector { sites: Sites::from_file(&sites).unwrap(), store });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let router = routes::router(Arc::clone(&collector));
+    let router = http::router(Arc::clone(&collector));
     tokio::spawn(tallymark_collector::server::serve(listener, router, std::future::pending()));
 
     let mut service = Command::new(env!("CARGO_BIN_EXE_axum-service"))

@@ -1,0 +1,239 @@
+//! From a body to a receipt: decode, check each event, commit. The same for every front door.
+
+pub mod checked_batch;
+
+use crate::http::problem::{EVENT_TOO_LARGE, INVALID_BATCH, INVALID_EVENT, INVALID_JSON, Problem, TOO_MANY_EVENTS};
+use crate::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint};
+use crate::sites::{KeyScope, Site};
+use crate::store::query::HOUR;
+use serde_json::Value;
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+use std::collections::{BTreeMap, HashSet};
+use std::net::IpAddr;
+use tallymark::{Batch, BatchId, Event, EventId, InvalidEvent, Rejected, limits};
+
+/// A client's clock may be this far off, in milliseconds, before its times are corrected: less is the
+/// way through the network.
+const CLOCK_TOLERANCE: u64 = 60_000;
+/// The most events that one reason in `lost` may report.
+pub(crate) const LOST_EVENTS: u64 = 1_000_000_000;
+pub(crate) const REASON_BYTES: usize = 64;
+
+/// What comes with a body, on whatever route.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Arrival<'a> {
+    /// When it arrived, in milliseconds since the Unix epoch.
+    pub received_at: u64,
+    /// When it was sent, by the client's clock.
+    pub sent_at: Option<u64>,
+    /// The sender's user agent.
+    pub useragent: Option<&'a str>,
+    /// The sender's address. It is stored only for sites that want it.
+    pub address: Option<IpAddr>,
+}
+
+/// Reads and checks the body of `POST /v1/batch`.
+pub fn prepare_batch(site: &Site, key: KeyScope, body: &[u8], arrival: Arrival<'_>) -> Result<CheckedBatch, Problem> {
+    // The events are left as text, so that one that cannot be read does not harm its neighbours.
+    let batch: Batch<&RawValue> = serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => Problem::new(&INVALID_BATCH, error.to_string()),
+        _ => Problem::new(&INVALID_JSON, error.to_string()),
+    })?;
+    if batch.events.len() > limits::BATCH_EVENTS {
+        let detail =
+            format!("A batch may hold {} events, and this one holds {}.", limits::BATCH_EVENTS, batch.events.len());
+        return Err(Problem::new(&TOO_MANY_EVENTS, detail));
+    }
+    check_lost(&batch.lost)?;
+    let arrival = Arrival { sent_at: arrival.sent_at.or(batch.sent_at), ..arrival };
+    let mut prepared = CheckedBatch {
+        username: site.username.clone(),
+        key,
+        batch_id: batch.batch_id,
+        fingerprint: Fingerprint::of(&[body]),
+        received_at: arrival.received_at,
+        events: Vec::with_capacity(batch.events.len()),
+        rejected: Vec::new(),
+        retry: Vec::new(),
+        lost: batch.lost,
+    };
+    let mut seen = HashSet::with_capacity(batch.events.len());
+    let stamp = Stamp::new(site, key, batch.batch_id, arrival);
+    for (index, json) in (0..).zip(batch.events) {
+        let (event, named) = decode(json.get());
+        let verdict = event.and_then(|event| {
+            let event_id = event.event_id().unwrap_or_else(|| event_id(batch.batch_id, index));
+            if !seen.insert(event_id) {
+                return Err(Refusal::Repeated);
+            }
+            accept(event, event_id, index, &stamp).map_err(Refusal::Invalid)
+        });
+        match verdict {
+            Ok(event) => prepared.events.push(event),
+            Err(refusal) => prepared.rejected.push(refusal.rejected(index, named)),
+        }
+    }
+    Ok(prepared)
+}
+
+/// Reads and checks the body of a route that takes one event.
+///
+/// With an idempotency key the batch and the event get ids that follow from it and from the kind of key it came
+/// with, so that the same request sent again is the same batch again. `body` is what the event was read from.
+pub fn prepare_event(
+    site: &Site,
+    key: KeyScope,
+    event: Event,
+    body: &[u8],
+    idempotency_key: Option<&str>,
+    arrival: Arrival<'_>,
+) -> Result<CheckedBatch, Problem> {
+    let batch_id = match idempotency_key {
+        Some(given) => BatchId::from(uuid_of(&[
+            b"idempotency-key",
+            key.as_str().as_bytes(),
+            event.event_type().as_bytes(),
+            given.as_bytes(),
+        ])),
+        None => BatchId::new(arrival.received_at, &mut || rand::random()),
+    };
+    let event_id = event.event_id().unwrap_or_else(|| event_id(batch_id, 0));
+    let stamp = Stamp::new(site, key, batch_id, arrival);
+    let accepted = accept(event, event_id, 0, &stamp).map_err(|invalid| invalid_event(&invalid))?;
+    Ok(CheckedBatch {
+        username: site.username.clone(),
+        key,
+        batch_id,
+        fingerprint: Fingerprint::of(&[body]),
+        received_at: arrival.received_at,
+        events: vec![accepted],
+        rejected: Vec::new(),
+        retry: Vec::new(),
+        lost: BTreeMap::new(),
+    })
+}
+
+/// Reads the JSON of a route that takes one event.
+pub fn parse_event(body: &[u8]) -> Result<Value, Problem> {
+    serde_json::from_slice(body).map_err(|error| Problem::new(&INVALID_EVENT, format!("The body is not JSON: {error}")))
+}
+
+/// The problem of a request whose one event is not valid.
+pub fn invalid_event(invalid: &InvalidEvent) -> Problem {
+    let kind = if invalid.code() == "event_too_large" { &EVENT_TOO_LARGE } else { &INVALID_EVENT };
+    Problem::new(kind, format!("{invalid} ({}).", invalid.code()))
+}
+
+/// Reads an event of a batch, and its id even where the rest of it is wrong.
+fn decode(json: &str) -> (Result<Event, Refusal>, Option<EventId>) {
+    if let Some(event) = Event::quick(json) {
+        let named = event.event_id();
+        return (Ok(event), named);
+    }
+    let json: Value = match serde_json::from_str(json) {
+        Ok(json) => json,
+        Err(error) => return (Err(Refusal::Unreadable(error)), None),
+    };
+    let named = json.get("event_id").and_then(|id| EventId::parse(id.as_str()?));
+    (Event::decode(json).map_err(Refusal::Invalid), named)
+}
+
+/// What all events of a request get.
+struct Stamp<'a> {
+    arrival: Arrival<'a>,
+    keep_ipaddress: bool,
+    /// Members as they are written, each with a comma before it.
+    useragent: String,
+    rest: String,
+}
+
+impl<'a> Stamp<'a> {
+    fn new(site: &Site, key: KeyScope, batch_id: BatchId, arrival: Arrival<'a>) -> Self {
+        let member = |name: &str, value: Value| format!(",\"{name}\":{value}");
+        let useragent = arrival.useragent.map(|useragent| {
+            let end = useragent.floor_char_boundary(limits::USERAGENT_BYTES);
+            member("useragent", useragent[..end].into())
+        });
+        // A server speaks for its visitors; of a page only the connection can be believed.
+        let (said, seen) = (site.store_ip && key == KeyScope::Secret, site.store_ip && key == KeyScope::Write);
+        let address = arrival.address.filter(|_| seen).map(|address| member("ipaddress", address.to_string().into()));
+        let rest = [
+            address.unwrap_or_default(),
+            member("username", site.username.as_str().into()),
+            member("batch_id", batch_id.to_string().into()),
+            member("received_at", arrival.received_at.into()),
+        ];
+        Self { arrival, keep_ipaddress: said, useragent: useragent.unwrap_or_default(), rest: rest.concat() }
+    }
+}
+
+fn accept(mut event: Event, event_id: EventId, index: u32, stamp: &Stamp<'_>) -> Result<Accepted, InvalidEvent> {
+    let occurred_at = corrected(event.occurred_at(), stamp.arrival);
+    event.observed(event_id, occurred_at, stamp.keep_ipaddress);
+    let mut line = event.encode(occurred_at, &mut || 0)?.json;
+    line.pop();
+    line.reserve(stamp.useragent.len() + stamp.rest.len() + 1);
+    if event.useragent().is_none() {
+        line.push_str(&stamp.useragent);
+    }
+    line.push_str(&stamp.rest);
+    line.push('}');
+    Ok(Accepted { index, event_type: event.event_type(), key: event.key().into(), hour: occurred_at / HOUR, line })
+}
+
+/// The time of an event by the collector's clock; never in the future.
+fn corrected(occurred_at: Option<u64>, arrival: Arrival<'_>) -> u64 {
+    let Arrival { received_at, sent_at, .. } = arrival;
+    let Some(occurred_at) = occurred_at else { return received_at };
+    match sent_at {
+        Some(sent_at) if sent_at.abs_diff(received_at) > CLOCK_TOLERANCE => {
+            // The age of the event is right even where the clock is wrong.
+            received_at.saturating_sub(sent_at.saturating_sub(occurred_at))
+        }
+        _ => occurred_at.min(received_at),
+    }
+}
+
+/// The id of an event that came without one: the same whenever its batch is sent again.
+fn event_id(batch_id: BatchId, index: u32) -> EventId {
+    EventId::from(uuid_of(&[b"event", batch_id.uuid().as_bytes(), &index.to_le_bytes()]))
+}
+
+fn uuid_of(parts: &[&[u8]]) -> uuid::Uuid {
+    uuid::Builder::from_custom_bytes(Fingerprint::of(parts).0).into_uuid()
+}
+
+fn check_lost(lost: &BTreeMap<String, u64>) -> Result<(), Problem> {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    let fine = |(reason, events): (&String, &u64)| {
+        !reason.is_empty() && reason.len() <= REASON_BYTES && reason.bytes().all(plain) && *events <= LOST_EVENTS
+    };
+    if lost.len() > limits::LOST_REASONS || !lost.iter().all(fine) {
+        return Err(Problem::new(
+            &INVALID_BATCH,
+            format!(
+                "`lost` may hold {} reasons of letters a to z, digits and '_', with a number of events each.",
+                limits::LOST_REASONS
+            ),
+        ));
+    }
+    Ok(())
+}
+
+enum Refusal {
+    Unreadable(serde_json::Error),
+    Invalid(InvalidEvent),
+    Repeated,
+}
+
+impl Refusal {
+    fn rejected(&self, index: u32, event_id: Option<EventId>) -> Rejected {
+        let (code, message) = match self {
+            Self::Unreadable(error) => ("invalid_json", format!("the event cannot be read: {error}")),
+            Self::Invalid(invalid) => (invalid.code(), invalid.to_string()),
+            Self::Repeated => ("event_id_repeated", "an earlier event of the batch has the same `event_id`".into()),
+        };
+        Rejected { index, event_id, code: code.into(), message }
+    }
+}

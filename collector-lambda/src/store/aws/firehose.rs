@@ -1,0 +1,186 @@
+//! The lake behind a Firehose delivery stream.
+//!
+//! A record holds several lines, each with its newline, all of one batch: Firehose bills each record as if
+//! it were a multiple of 5 KB, so records are closed shortly before one.
+//!
+//! A call that succeeds may still have failed for some of its records. Only those are sent again, so that
+//! their neighbours are not stored twice; an event that Firehose has not named as stored is never taken
+//! for stored.
+
+use crate::Error;
+use crate::ingest::checked_batch::{Accepted, CheckedBatch};
+use crate::store::aws::{self, Backoff, CallError};
+use aws_config::SdkConfig;
+use aws_sdk_firehose::Client;
+use aws_sdk_firehose::error::{BuildError, ProvideErrorMetadata};
+use aws_sdk_firehose::operation::put_record_batch::PutRecordBatchError;
+use aws_sdk_firehose::primitives::Blob;
+use aws_sdk_firehose::types::{DeliveryStreamStatus, Record};
+use std::time::Duration;
+
+/// Records in one call.
+const CALL_RECORDS: usize = 500;
+/// Bytes of all records in one call.
+const CALL_BYTES: usize = 4 * 1024 * 1024;
+/// What is billed is a multiple of this.
+const BILLED_BYTES: usize = 5 * 1024;
+/// A record of more than one line is not larger: if it fails, all its lines come again.
+const PACKED_BYTES: usize = 12 * BILLED_BYTES;
+/// When a client is to come again whose records were all refused one by one, which is how Firehose throttles.
+const THROTTLED: Duration = Duration::from_secs(5);
+
+/// A Firehose delivery stream.
+#[derive(Clone, Debug)]
+pub struct Firehose {
+    client: Client,
+    name: String,
+}
+
+impl Firehose {
+    /// The delivery stream of this name.
+    pub fn new(config: &SdkConfig, name: impl Into<String>) -> Self {
+        let (retries, timeouts) = aws::limits();
+        let config =
+            aws_sdk_firehose::config::Builder::from(config).retry_config(retries).timeout_config(timeouts).build();
+        Self { client: Client::from_conf(config), name: name.into() }
+    }
+
+    /// Stores the lines of a batch, each at least once. Returns the indexes of events that may not be
+    /// stored: Firehose has refused them until the time was up, or has not answered. It is an error that
+    /// none is stored.
+    pub async fn put(&self, batch: &CheckedBatch) -> Result<Vec<u32>, Error> {
+        let mut backoff = Backoff::new();
+        let mut left: Vec<&Accepted> = batch.events.iter().collect();
+        loop {
+            let mut failed = Vec::new();
+            let mut last = None;
+            for records in calls(&pack(&left)) {
+                match self.call(records).await {
+                    Ok(records) => failed.extend(records.into_iter().flatten()),
+                    Err(error) if aws::is_refusal(&error) => return Err(self.unavailable(error)),
+                    Err(error) => {
+                        failed.extend(records.iter().copied().flatten());
+                        last = Some(error);
+                    }
+                }
+            }
+            if failed.is_empty() {
+                return Ok(Vec::new());
+            }
+            let again = match &last {
+                Some(error) => backoff.wait_after(error).await,
+                None => backoff.wait().await,
+            };
+            if again {
+                left = failed;
+            } else if failed.len() < batch.events.len() {
+                return Ok(failed.iter().map(|event| event.index).collect());
+            } else {
+                // Nothing to count, so nothing to remember: the same batch may come again.
+                let busy = || Error::unavailable("The lake takes no events now", THROTTLED);
+                return Err(last.map_or_else(busy, |error| self.unavailable(error)));
+            }
+        }
+    }
+
+    /// Sends these records once. Returns those that may not be stored.
+    async fn call<'a, 'b>(
+        &self,
+        records: &[&'b [&'a Accepted]],
+    ) -> Result<Vec<&'b [&'a Accepted]>, CallError<PutRecordBatchError>> {
+        let data = records
+            .iter()
+            .map(|lines| record(lines))
+            .collect::<Result<_, _>>()
+            .map_err(CallError::construction_failure)?;
+        let call = self.client.put_record_batch().delivery_stream_name(&self.name).set_records(Some(data));
+        let answer = call.send().await.inspect_err(|error| {
+            let code = error.code().unwrap_or("no answer");
+            tracing::warn!(code, cause = %crate::error::chain(error), records = records.len(), "a call to the lake failed");
+        })?;
+        // The answer has one entry for each record, in order. What it has none for may not be stored.
+        let entries = answer.request_responses();
+        let is_stored = |at: usize| {
+            entries.get(at).is_some_and(|entry| entry.error_code().is_none() && entry.record_id().is_some())
+        };
+        let failed: Vec<_> = (0..).zip(records).filter(|&(at, _)| !is_stored(at)).map(|(_, record)| *record).collect();
+        if !failed.is_empty() {
+            let code = entries.iter().find_map(|entry| entry.error_code()).unwrap_or_default();
+            tracing::warn!(code, failed = failed.len(), records = records.len(), "the lake did not take all records");
+        }
+        Ok(failed)
+    }
+
+    /// Whether the stream takes records, as far as it says.
+    pub(crate) async fn ready(&self) -> Result<(), Error> {
+        let call = self.client.describe_delivery_stream().delivery_stream_name(&self.name).send();
+        let answer = call.await.map_err(|error| aws::unavailable("The lake", &self.sink(), error))?;
+        let status = answer.delivery_stream_description.map(|stream| stream.delivery_stream_status);
+        match status {
+            Some(DeliveryStreamStatus::Active) => Ok(()),
+            other => {
+                let status = other.as_ref().map_or("unknown", DeliveryStreamStatus::as_str);
+                let cause = Error::config(format!("{} is {status}", self.sink()));
+                Err(Error::unavailable("The lake cannot be used now", Duration::from_secs(2)).because(cause))
+            }
+        }
+    }
+
+    fn unavailable(&self, error: CallError<PutRecordBatchError>) -> Error {
+        aws::unavailable("The lake", &self.sink(), error)
+    }
+
+    fn sink(&self) -> String {
+        format!("the delivery stream {}", self.name)
+    }
+}
+
+fn record(events: &[&Accepted]) -> Result<Record, BuildError> {
+    let mut lines = String::with_capacity(bytes(events));
+    for event in events {
+        lines.push_str(&event.line);
+        lines.push('\n');
+    }
+    Record::builder().data(Blob::new(lines)).build()
+}
+
+/// How large a record of these lines is.
+fn bytes(events: &[&Accepted]) -> usize {
+    events.iter().map(|event| event.line.len() + 1).sum()
+}
+
+/// Cuts the events into records of which little is billed for nothing.
+fn pack<'a, 'b>(events: &'b [&'a Accepted]) -> Vec<&'b [&'a Accepted]> {
+    let mut records = Vec::new();
+    let (mut start, mut bytes) = (0, 0_usize);
+    for (at, event) in events.iter().enumerate() {
+        let line = event.line.len() + 1;
+        let billed = bytes.next_multiple_of(BILLED_BYTES);
+        let is_well_filled = bytes * 20 >= billed * 19;
+        if at > start && (bytes + line > billed && is_well_filled || bytes + line > PACKED_BYTES) {
+            records.push(&events[start..at]);
+            (start, bytes) = (at, 0);
+        }
+        bytes += line;
+    }
+    if start < events.len() {
+        records.push(&events[start..]);
+    }
+    records
+}
+
+/// Cuts the records so that each piece fits one call.
+fn calls<'a, 'b, 'c>(mut records: &'c [&'b [&'a Accepted]]) -> impl Iterator<Item = &'c [&'b [&'a Accepted]]> {
+    std::iter::from_fn(move || {
+        let mut sum = 0;
+        let fits = |record: &&&[&Accepted]| {
+            sum += bytes(record);
+            sum <= CALL_BYTES
+        };
+        // One always goes: a record is far smaller than a call.
+        let fitting = records.iter().take(CALL_RECORDS).take_while(fits).count().max(1);
+        let (call, rest) = records.split_at_checked(fitting)?;
+        records = rest;
+        Some(call)
+    })
+}

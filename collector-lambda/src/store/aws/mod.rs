@@ -1,0 +1,154 @@
+//! What Firehose and DynamoDB have in common: how long a call may take, when it is worth repeating, and
+//! what to say when it is not.
+//!
+//! The SDK's own retries are off. Only the caller knows what a repetition must look like: Firehose gets
+//! the failed records alone, DynamoDB another shard.
+
+pub mod dynamodb;
+pub mod firehose;
+
+use crate::Error;
+use crate::error::LONGEST_WAIT;
+use aws_config::retry::RetryConfig;
+use aws_config::timeout::TimeoutConfig;
+use aws_sdk_dynamodb::config::http::HttpResponse;
+use aws_sdk_dynamodb::error::{ProvideErrorMetadata, SdkError};
+use rand::RngExt;
+use std::error::Error as StdError;
+use std::future::Future;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long one sink is tried for one request. The last attempt may begin at its end.
+const BUDGET: Duration = Duration::from_secs(4);
+/// How long one attempt may take, connecting included.
+const ATTEMPT: Duration = Duration::from_secs(2);
+/// The same where nobody waits for it.
+#[cfg(feature = "s3")]
+const PATIENT_ATTEMPT: Duration = Duration::from_secs(30);
+const CONNECT: Duration = Duration::from_secs(1);
+const FIRST_CEILING: Duration = Duration::from_millis(40);
+const LAST_CEILING: Duration = Duration::from_secs(1);
+
+/// What the SDK reports as a failed call.
+pub(crate) type CallError<E> = SdkError<E, HttpResponse>;
+
+/// One attempt a call, and not for long.
+pub(crate) fn limits() -> (RetryConfig, TimeoutConfig) {
+    let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
+    (RetryConfig::disabled(), timeouts)
+}
+
+/// For a command that takes its time: the SDK's own retries, and a page of a scan may take long.
+#[cfg(feature = "s3")]
+pub(crate) fn patience() -> (RetryConfig, TimeoutConfig) {
+    let timeouts = TimeoutConfig::builder().connect_timeout(ATTEMPT).operation_attempt_timeout(PATIENT_ATTEMPT).build();
+    (RetryConfig::standard().with_max_attempts(8), timeouts)
+}
+
+/// Full-jitter backoff within a time budget.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    deadline: Instant,
+    ceiling: Duration,
+}
+
+impl Backoff {
+    pub(crate) fn new() -> Self {
+        Self { deadline: Instant::now() + BUDGET, ceiling: FIRST_CEILING }
+    }
+
+    /// After a success: the next wait is a short one again, within the same budget.
+    pub(crate) fn relax(&mut self) {
+        self.ceiling = FIRST_CEILING;
+    }
+
+    /// Waits before another attempt. `false` says that there is no time for one.
+    pub(crate) async fn wait(&mut self) -> bool {
+        self.wait_at_least(Duration::ZERO).await
+    }
+
+    /// The same after a failure, and for as long as its answer asks for.
+    pub(crate) async fn wait_after<E>(&mut self, error: &CallError<E>) -> bool {
+        self.wait_at_least(asked_wait(error).unwrap_or_default()).await
+    }
+
+    async fn wait_at_least(&mut self, least: Duration) -> bool {
+        let until = Instant::now() + least.max(self.ceiling.mul_f64(rand::rng().random()));
+        if until >= self.deadline {
+            return false;
+        }
+        tokio::time::sleep_until(until).await;
+        self.ceiling = (self.ceiling * 2).min(LAST_CEILING);
+        true
+    }
+}
+
+/// Calls until it works, is refused, or the time is up. Only for what may happen twice.
+pub(crate) async fn repeat<T, E, F>(backoff: &mut Backoff, call: impl Fn() -> F) -> Result<T, CallError<E>>
+where
+    E: ProvideErrorMetadata,
+    F: Future<Output = Result<T, CallError<E>>>,
+{
+    loop {
+        match call().await {
+            Err(error) if !is_refusal(&error) && backoff.wait_after(&error).await => {}
+            result => return result,
+        }
+    }
+}
+
+/// Whether AWS will say the same again however often it is asked.
+pub(crate) fn is_refusal<E: ProvideErrorMetadata>(error: &CallError<E>) -> bool {
+    matches!(
+        error.code(),
+        Some(
+            "ResourceNotFoundException"
+                | "AccessDeniedException"
+                | "UnrecognizedClientException"
+                | "InvalidSignatureException"
+                | "IncompleteSignatureException"
+                | "MissingAuthenticationTokenException"
+                | "ExpiredTokenException"
+                | "OptInRequired"
+                | "ValidationException"
+                | "InvalidArgumentException"
+                | "InvalidSourceException"
+                | "InvalidKMSResourceException"
+                | "SerializationException"
+        )
+    )
+}
+
+/// How long an answer asks to wait, if it does: seconds as in HTTP, or milliseconds as some AWS services say it.
+fn asked_wait<E>(error: &CallError<E>) -> Option<Duration> {
+    let headers = error.raw_response()?.headers();
+    let said = |name: &str| headers.get(name)?.trim().parse::<u64>().ok();
+    said("x-amz-retry-after").map(Duration::from_millis).or_else(|| said("retry-after").map(Duration::from_secs))
+}
+
+/// When a client should come again after this failure: as the sink says, or else by what kind of failure it is.
+fn come_again<E: ProvideErrorMetadata>(error: &CallError<E>) -> Duration {
+    let asked = asked_wait(error).map(|asked| asked.clamp(Duration::from_secs(1), LONGEST_WAIT));
+    asked.unwrap_or_else(|| {
+        // Somebody has to mend it. Or it has more to do than it can. Or others were at the same items.
+        Duration::from_secs(match error.code() {
+            _ if is_refusal(error) => 30,
+            Some("TransactionCanceledException" | "TransactionConflictException") => 1,
+            Some(code) if code.contains("Throttl") || code.contains("Exceeded") || code.contains("Unavailable") => 5,
+            _ => 2,
+        })
+    })
+}
+
+/// What to answer when a call to `sink` (such as "the table x") has failed for good. The name of the
+/// sink and the cause are for the log, not for whoever sent the request.
+pub(crate) fn unavailable<E>(what: &str, sink: &str, error: CallError<E>) -> Error
+where
+    E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
+{
+    let after = come_again(&error);
+    let code = error.code().unwrap_or("no answer");
+    let cause = Error::config(format!("{sink} cannot be used ({code})")).because(error);
+    Error::unavailable(format!("{what} cannot be used now"), after).because(cause)
+}
