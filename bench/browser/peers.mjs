@@ -13,9 +13,18 @@ const CACHE = new URL("../../target/bench-browser/", import.meta.url).pathname;
 /** Name, where its queue is, and its files by package. */
 export const PEERS = [
   { name: "posthog-js 1.449", queue: "memory", files: { "posthog-js@1.449.2": "dist/array.js" } },
-  { name: "amplitude 2.48", queue: "storage", files: { "@amplitude/analytics-browser@2.48.1": "lib/scripts/amplitude-min.umd.js" } },
+  {
+    name: "amplitude 2.48",
+    queue: "storage",
+    files: { "@amplitude/analytics-browser@2.48.1": "lib/scripts/amplitude-min.umd.js" },
+  },
   { name: "countly 26.1", queue: "storage", files: { "countly-sdk-web@26.1.1": "lib/countly.min.js" } },
-  { name: "rudderstack 3.34, minified", queue: "storage", minify: true, files: { "@rudderstack/analytics-js@3.34.1": "dist/npm/modern/umd/index.js" } },
+  {
+    name: "rudderstack 3.34, minified",
+    queue: "storage",
+    minify: true,
+    files: { "@rudderstack/analytics-js@3.34.1": "dist/npm/modern/umd/index.js" },
+  },
   { name: "mixpanel 2.83", queue: "storage", files: { "mixpanel-browser@2.83.0": "dist/mixpanel.min.js" } },
   { name: "segment 1.84", queue: "storage", files: { "@segment/analytics-next@1.84.3": "dist/umd/standalone.js" } },
   {
@@ -34,7 +43,9 @@ export function unpacked(packed, file) {
   const folder = join(CACHE, packed.replace("/", "-"));
   if (!existsSync(folder)) {
     mkdirSync(folder, { recursive: true });
-    const tarball = execFileSync("npm", ["pack", packed, "--silent", "--pack-destination", CACHE], { encoding: "utf8" }).trim();
+    const tarball = execFileSync("npm", ["pack", packed, "--silent", "--pack-destination", CACHE], {
+      encoding: "utf8",
+    }).trim();
     execFileSync("tar", ["xzf", join(CACHE, tarball), "-C", folder, "--strip-components=1"]);
   }
   return readFileSync(join(folder, file));

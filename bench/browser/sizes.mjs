@@ -1,8 +1,8 @@
 // What each tracker costs to transfer, in bytes: its scripts as they are shipped, with gzip -9 and with brotli 11.
 // Prints the table of npm/SIZE.md.
 
-import { brotliCompressSync, gzipSync } from "node:zlib";
 import { readFileSync } from "node:fs";
+import { brotliCompressSync, gzipSync } from "node:zlib";
 import { PEERS, scripts } from "./peers.mjs";
 
 const dist = (name) => readFileSync(new URL(`../../npm/dist/${name}`, import.meta.url));
@@ -18,7 +18,13 @@ function row(name, queue, files) {
 const rows = PEERS.map((peer) => row(peer.name, peer.queue, scripts(peer)));
 rows.push(row("**tallymark: script + wasm**", "storage", [dist("tallymark.js"), dist("tallymark.wasm")]));
 // That it is forbidden shows when the wasm is there.
-rows.push(row("tallymark where wasm is forbidden: both + fallback", "storage", ["tallymark.js", "tallymark.wasm", "fallback.js"].map(dist)));
+rows.push(
+  row(
+    "tallymark where wasm is forbidden: both + fallback",
+    "storage",
+    ["tallymark.js", "tallymark.wasm", "fallback.js"].map(dist),
+  ),
+);
 
 console.log("| script tag | queue outlives the page in | raw | gzip -9 | brotli 11 |\n|---|---|--:|--:|--:|");
 for (const { line } of rows.sort((one, other) => other.brotli - one.brotli)) console.log(line);

@@ -30,14 +30,27 @@ const form = (body) => new URLSearchParams(body.toString()).get("data");
  * what the collector says to that.
  */
 const TRACKERS = [
-  { name: "nothing at all", script: "", head: () => `<script src="/lib.js"></script><script>window.send = () => {}; can(); ready()</script>` },
+  {
+    name: "nothing at all",
+    script: "",
+    head: () => `<script src="/lib.js"></script><script>window.send = () => {}; can(); ready()</script>`,
+  },
   {
     name: "**tallymark**",
     script: dist("tallymark.js"),
-    head: (sink) => `<script src="/lib.js" data-endpoint="${sink}" data-username="shop" data-key="k" data-page-views="false"></script>
+    head: (
+      sink,
+    ) => `<script src="/lib.js" data-endpoint="${sink}" data-username="shop" data-key="k" data-page-views="false"></script>
       <script>can(); send = (name, properties) => tallymark.track(name, properties); whenever(() => tallymark.status().ready)</script>`,
     count: (body) => JSON.parse(body).events.length,
-    answer: (body, events) => ({ batch_id: JSON.parse(body).batch_id, received_at: Date.now(), duplicate: false, accepted: events, rejected: [], retry: [] }),
+    answer: (body, events) => ({
+      batch_id: JSON.parse(body).batch_id,
+      received_at: Date.now(),
+      duplicate: false,
+      accepted: events,
+      rejected: [],
+      retry: [],
+    }),
     queue: true,
   },
   {
@@ -54,7 +67,9 @@ const TRACKERS = [
   {
     name: mixpanel.name,
     script: scripts(mixpanel)[0],
-    head: (sink) => `<script>MIXPANEL_CUSTOM_LIB_URL = "/lib.js"; ${unpacked("mixpanel-browser@2.83.0", "dist/mixpanel-jslib-snippet.min.js")};
+    head: (
+      sink,
+    ) => `<script>MIXPANEL_CUSTOM_LIB_URL = "/lib.js"; ${unpacked("mixpanel-browser@2.83.0", "dist/mixpanel-jslib-snippet.min.js")};
       mixpanel.init("token", { api_host: "${sink}", autocapture: false, track_pageview: false, record_sessions_percent: 0, loaded() { can(); ready() } });
       send = (name, properties) => mixpanel.track(name, properties);
     </script>`,
@@ -143,12 +158,17 @@ let release;
 const hold = () => (held = new Promise((resolve) => (release = resolve)));
 
 async function listen(handler) {
-  const server = createServer((request, response) => Promise.resolve(handler(request, response)).catch((error) => {
-    failures.add(`${tracker?.name}: ${request.method} ${request.url.slice(0, 80)}: ${error.message}`);
-    response.destroy();
-  })).listen(0, "127.0.0.1");
+  const server = createServer((request, response) =>
+    Promise.resolve(handler(request, response)).catch((error) => {
+      failures.add(`${tracker?.name}: ${request.method} ${request.url.slice(0, 80)}: ${error.message}`);
+      response.destroy();
+    }),
+  ).listen(0, "127.0.0.1");
   await once(server, "listening");
-  return { origin: `http://127.0.0.1:${server.address().port}`, close: () => (server.close(), server.closeAllConnections()) };
+  return {
+    origin: `http://127.0.0.1:${server.address().port}`,
+    close: () => (server.close(), server.closeAllConnections()),
+  };
 }
 const failures = new Set();
 
@@ -160,7 +180,10 @@ const sink = await listen(async (request, response) => {
     "Access-Control-Max-Age": "600",
     "Cross-Origin-Resource-Policy": "cross-origin",
   };
-  if (request.method !== "POST") return response.writeHead(request.method === "OPTIONS" ? 204 : 200, headers).end(request.method === "GET" ? "{}" : "");
+  if (request.method !== "POST")
+    return response
+      .writeHead(request.method === "OPTIONS" ? 204 : 200, headers)
+      .end(request.method === "GET" ? "{}" : "");
   const { count, answer } = tracker;
   const chunks = [];
   for await (const chunk of request) chunks.push(chunk);
@@ -173,11 +196,16 @@ const sink = await listen(async (request, response) => {
 
 const site = await listen((request, response) => {
   // Isolated pages have the better clock. Nothing is cached, so every load is a first one, compiled anew.
-  const headers = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp", "Cache-Control": "no-store" };
+  const headers = {
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Embedder-Policy": "require-corp",
+    "Cache-Control": "no-store",
+  };
   const send = (type, body) => response.writeHead(200, { ...headers, "Content-Type": type }).end(body);
   if (request.url === "/tallymark.wasm") send("application/wasm", dist("tallymark.wasm"));
   else if (request.url === "/lib.js") send("text/javascript", `performance.mark("began");\n${tracker.script}`);
-  else if (request.url === "/page") send("text/html", `<!doctype html><title>Tea</title>${HARNESS}${tracker.head(sink.origin)}`);
+  else if (request.url === "/page")
+    send("text/html", `<!doctype html><title>Tea</title>${HARNESS}${tracker.head(sink.origin)}`);
   else send("text/html", "<!doctype html><title>Blank</title>");
 });
 
@@ -186,7 +214,10 @@ const metrics = async () => {
   const { metrics } = await driver.sendAndGetDevToolsCommand("Performance.getMetrics");
   return Object.fromEntries(metrics.map(({ name, value }) => [name, value * 1000]));
 };
-const run = (script) => driver.executeAsyncScript(`const done = arguments[0]; (async () => ${script})().then(done, (error) => done("failed: " + error))`);
+const run = (script) =>
+  driver.executeAsyncScript(
+    `const done = arguments[0]; (async () => ${script})().then(done, (error) => done("failed: " + error))`,
+  );
 
 /** A visitor who was never here. Gives what loading took, in milliseconds. */
 async function open(next) {
@@ -205,7 +236,11 @@ async function open(next) {
     if (!crossOriginIsolated) throw Error("the clock is coarse");
     const began = performance.getEntriesByName("began")[0].startTime;
     return { can: times.can - began, ready: times.ready - began, longTasks: longTasks.length }`);
-  return { ...times, script: after.ScriptDuration - before.ScriptDuration, task: after.TaskDuration - before.TaskDuration };
+  return {
+    ...times,
+    script: after.ScriptDuration - before.ScriptDuration,
+    task: after.TaskDuration - before.TaskDuration,
+  };
 }
 
 const allArrived = async (events) => {
@@ -214,8 +249,11 @@ const allArrived = async (events) => {
   if (arrived < events) failures.add(`${tracker.name}: of ${events} events ${arrived} arrived`);
 };
 
-const results = new Map(TRACKERS.map((tracker) => [tracker, { loads: [], p50: [], p99: [], total: [], queued: QUEUED.map(() => []) }]));
-const part = (numbers, share) => [...numbers].sort((one, other) => one - other)[Math.min(numbers.length - 1, Math.floor(numbers.length * share))];
+const results = new Map(
+  TRACKERS.map((tracker) => [tracker, { loads: [], p50: [], p99: [], total: [], queued: QUEUED.map(() => []) }]),
+);
+const part = (numbers, share) =>
+  [...numbers].sort((one, other) => one - other)[Math.min(numbers.length - 1, Math.floor(numbers.length * share))];
 const median = (numbers) => part(numbers, 0.5);
 
 try {
@@ -282,13 +320,19 @@ try {
   table(
     ["loading, ms", "takes events after", "ready after", "script", "main thread", "long tasks"],
     measured.map(([{ name }, { loads }]) => [
-      name, load("can", loads), load("ready", loads), less("script", loads), less("task", loads),
+      name,
+      load("can", loads),
+      load("ready", loads),
+      less("script", loads),
+      less("task", loads),
       loads.filter(({ longTasks }) => longTasks).length + " of " + loads.length + " loads",
     ]),
   );
   table(
     ["one call, µs p50, with so many events unanswered", ...QUEUED.map(String)],
-    measured.filter(([{ queue }]) => queue).map(([{ name }, { queued }]) => [name, ...queued.map((found) => median(found).toFixed(1))]),
+    measured
+      .filter(([{ queue }]) => queue)
+      .map(([{ name }, { queued }]) => [name, ...queued.map((found) => median(found).toFixed(1))]),
   );
   for (const failure of failures) console.log(`- ${failure}`);
 } finally {

@@ -35,12 +35,18 @@ const press = (css) => browser.findElement({ css }).click();
 
 test("what a visitor sees, presses and orders is counted once", async () => {
   await browser.get(origin);
-  await until(() => browser.findElements({ css: "[data-tallymark-click]" }).then(({ length }) => length === 3), "the teas");
+  await until(
+    () => browser.findElements({ css: "[data-tallymark-click]" }).then(({ length }) => length === 3),
+    "the teas",
+  );
   await press("[data-tallymark-click=add-sencha]");
   await press("[data-tallymark-click=add-oolong]");
   await press("nav a[href='/basket']");
   await press("[data-tallymark-click=order]");
-  await until(() => browser.findElements({ css: "[data-delivered='9']" }).then(({ length }) => length), "nine events delivered");
+  await until(
+    () => browser.findElements({ css: "[data-delivered='9']" }).then(({ length }) => length),
+    "nine events delivered",
+  );
   assert.deepEqual(await collector.counted("tea"), { page_view: 3, button_click: 3, custom: 3, lost: 0 });
 
   await collector.stop();

@@ -1,5 +1,5 @@
 // The demo, as `make demo` runs it: a collector on this machine, a page whose buttons are tracked,
-// and a window (window.mjs) through which that page shows what the collector has stored.
+// and a window (dashboard_api.mjs) through which that page shows what the collector has stored.
 
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -9,7 +9,7 @@ import { dirname, join, relative, resolve } from "node:path";
 import { setTimeout as delay } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import { openWindow } from "./window.mjs";
+import { openWindow } from "./dashboard_api.mjs";
 
 const HERE = dirname(fileURLToPath(import.meta.url));
 // The package as it is published: see the Makefile.
@@ -58,14 +58,19 @@ async function main() {
   } finally {
     await server.stop();
     const { storedSinceOpen } = await view.close();
-    if (served) console.log(`\nThis run stored ${storedSinceOpen} event${storedSinceOpen === 1 ? "" : "s"}. They stay in ${shown(dataDir)}.`);
+    if (served)
+      console.log(
+        `\nThis run stored ${storedSinceOpen} event${storedSinceOpen === 1 ? "" : "s"}. They stay in ${shown(dataDir)}.`,
+      );
   }
 }
 
 async function checkBuilt() {
   for (const file of [collector, ...TRACKER.map((name) => join(DIST, name))]) {
     await access(file).catch(() => {
-      throw new Trouble(`${shown(file)} is not there yet. Run \`make demo\`: it builds what is missing, then starts this.`);
+      throw new Trouble(
+        `${shown(file)} is not there yet. Run \`make demo\`: it builds what is missing, then starts this.`,
+      );
     });
   }
 }
@@ -77,7 +82,9 @@ async function checkPort() {
   try {
     await once(probe, "listening");
   } catch (error) {
-    throw new Trouble(`Port ${port} can't be used (${error.code}). Is another demo running? PORT=8788 make demo uses another.`);
+    throw new Trouble(
+      `Port ${port} can't be used (${error.code}). Is another demo running? PORT=8788 make demo uses another.`,
+    );
   }
   probe.close();
   await once(probe, "close");
@@ -106,14 +113,29 @@ async function assembleSite(values) {
       continue;
     }
     const page = await readFile(join(HERE, name), "utf8");
-    await writeFile(join(site, name), page.replace(/__([A-Z_]+)__/g, (whole, key) => values[key] ?? whole));
+    await writeFile(
+      join(site, name),
+      page.replace(/__([A-Z_]+)__/g, (whole, key) => values[key] ?? whole),
+    );
   }
   for (const name of TRACKER) await copyFile(join(DIST, name), join(site, name));
   step("page", shown(site));
 }
 
 function startCollector() {
-  const args = ["serve", "--listen", `127.0.0.1:${port}`, "--data-dir", dataDir, "--sites", sites, "--static", site, "--lake-roll-seconds", "1"];
+  const args = [
+    "serve",
+    "--listen",
+    `127.0.0.1:${port}`,
+    "--data-dir",
+    dataDir,
+    "--sites",
+    sites,
+    "--static",
+    site,
+    "--lake-roll-seconds",
+    "1",
+  ];
   // Not a line for each request.
   const env = { RUST_LOG: "warn", ...process.env };
   const child = spawn(collector, args, { stdio: ["ignore", "inherit", "inherit"], env });
@@ -129,9 +151,12 @@ function startCollector() {
   server.healthy = async () => {
     const deadline = Date.now() + HEALTHY_WITHIN_MS;
     while (server.running && !server.stopping) {
-      const answer = await fetch(`http://127.0.0.1:${port}/health`, { signal: AbortSignal.timeout(1000) }).catch(() => null);
+      const answer = await fetch(`http://127.0.0.1:${port}/health`, { signal: AbortSignal.timeout(1000) }).catch(
+        () => null,
+      );
       if (answer?.ok) return true;
-      if (Date.now() > deadline) throw new Trouble(`The collector did not answer GET /health within ${HEALTHY_WITHIN_MS / 1000} s.`);
+      if (Date.now() > deadline)
+        throw new Trouble(`The collector did not answer GET /health within ${HEALTHY_WITHIN_MS / 1000} s.`);
       await Promise.race([delay(100), server.exited]);
     }
     return false;

@@ -117,7 +117,12 @@ async function sealed() {
   for (const entry of await readdir(dataDir, { recursive: true })) {
     if (!entry.endsWith(".ndjson")) continue;
     const text = await readFile(join(dataDir, entry), "utf8");
-    lines.push(...text.trim().split("\n").map((line) => JSON.parse(line)));
+    lines.push(
+      ...text
+        .trim()
+        .split("\n")
+        .map((line) => JSON.parse(line)),
+    );
   }
   return lines;
 }

@@ -31,7 +31,9 @@ $("menu").addEventListener("click", (event) => {
   if (!button) return;
   const presses = (visit.get(button) ?? 0) + 1;
   visit.set(button, presses);
-  button.querySelector(".visit").replaceChildren(presses > 25 ? `pressed ${number.format(presses)} times` : tally(presses));
+  button
+    .querySelector(".visit")
+    .replaceChildren(presses > 25 ? `pressed ${number.format(presses)} times` : tally(presses));
 });
 
 $("add-special").addEventListener("click", (event) => {
@@ -43,7 +45,9 @@ $("add-special").addEventListener("click", (event) => {
   special.querySelector(".note").textContent = "Added after the page loaded, tracked like the rest";
   special.querySelector(".price").textContent = "4.10";
   special.querySelector(".visit").replaceChildren();
-  special.querySelector("path").setAttribute("d", "M20 5l4.2 9.6 10.4 1-7.8 6.9 2.3 10.2L20 27.3l-9.1 5.4 2.3-10.2-7.8-6.9 10.4-1z");
+  special
+    .querySelector("path")
+    .setAttribute("d", "M20 5l4.2 9.6 10.4 1-7.8 6.9 2.3 10.2L20 27.3l-9.1 5.4 2.3-10.2-7.8-6.9 10.4-1z");
   $("menu").append(special);
   event.currentTarget.disabled = true;
   event.currentTarget.textContent = "Special added";
@@ -53,7 +57,9 @@ $("add-special").addEventListener("click", (event) => {
 $("book-tasting").addEventListener("click", () => {
   const tracker = globalThis.tallymark;
   tracker?.track("tasting_booked", { seats: 2 });
-  $("said").textContent = tracker ? "Booked for two: a custom event, sent by the page’s own code." : "Booked, but uncounted: the tracker did not load.";
+  $("said").textContent = tracker
+    ? "Booked for two: a custom event, sent by the page’s own code."
+    : "Booked, but uncounted: the tracker did not load.";
 });
 
 if (!globalThis.tallymark) {
@@ -76,7 +82,18 @@ function tally(count) {
       x += 6.5;
     }
   }
-  return svg("svg", { class: "tally", viewBox: `-1 0 ${x + 2} 20`, width: x + 2, height: 20, preserveAspectRatio: "xMinYMid meet", "aria-hidden": "true" }, svg("path", { d: path }));
+  return svg(
+    "svg",
+    {
+      class: "tally",
+      viewBox: `-1 0 ${x + 2} 20`,
+      width: x + 2,
+      height: 20,
+      preserveAspectRatio: "xMinYMid meet",
+      "aria-hidden": "true",
+    },
+    svg("path", { d: path }),
+  );
 }
 
 // ---- The board ----
@@ -108,21 +125,29 @@ function showTallies(buttons) {
   let unit = 1;
   // Forty strokes fit a phone; beyond that a stroke stands for more.
   for (let step = 1; most / unit > 40; step++) unit = [1, 2, 5][step % 3] * 10 ** Math.floor(step / 3);
-  $("unit").textContent = buttons.length ? `one stroke is ${unit === 1 ? "one press" : `${number.format(unit)} presses`}` : "";
+  $("unit").textContent = buttons.length
+    ? `one stroke is ${unit === 1 ? "one press" : `${number.format(unit)} presses`}`
+    : "";
   $("no-tallies").hidden = buttons.length > 0;
-  $("tallies").replaceChildren(...buttons.map(({ key, count }) => {
-    const row = html("li");
-    row.dataset.button = key;
-    const name = html("span", "key", key);
-    name.title = key;
-    row.append(name, tally(Math.max(1, Math.round(count / unit))), html("b", "", number.format(count)));
-    return row;
-  }));
+  $("tallies").replaceChildren(
+    ...buttons.map(({ key, count }) => {
+      const row = html("li");
+      row.dataset.button = key;
+      const name = html("span", "key", key);
+      name.title = key;
+      row.append(name, tally(Math.max(1, Math.round(count / unit))), html("b", "", number.format(count)));
+      return row;
+    }),
+  );
 }
 
 const clock = (at) => new Date(at).toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
 const sum = (minute) => Object.keys(TYPES).reduce((total, type) => total + minute[type], 0);
-const breakdown = (minute) => Object.entries(TYPES).filter(([type]) => minute[type]).map(([type, noun]) => plural(minute[type], noun)).join(", ");
+const breakdown = (minute) =>
+  Object.entries(TYPES)
+    .filter(([type]) => minute[type])
+    .map(([type, noun]) => plural(minute[type], noun))
+    .join(", ");
 
 function showMinutes(minutes) {
   const total = minutes.reduce((all, minute) => all + sum(minute), 0);
@@ -132,7 +157,9 @@ function showMinutes(minutes) {
   for (let step = 1; top < peak; step++) top = [4, 6, 8, 10, 12, 16, 20, 30][step % 8] * 10 ** Math.floor(step / 8);
 
   const width = Math.max(240, $("chart").clientWidth);
-  const left = 12 + 7 * number.format(top).length, floor = 140, roof = 8;
+  const left = 12 + 7 * number.format(top).length,
+    floor = 140,
+    roof = 8;
   const slot = (width - left) / minutes.length;
   const bar = Math.min(26, slot * 0.66);
   const y = (value) => floor - (value / top) * (floor - roof);
@@ -143,27 +170,50 @@ function showMinutes(minutes) {
   ]);
   const bars = minutes.map((minute, index) => {
     const x = left + slot * index;
-    const column = svg("g", {}, svg("title", {}, `${clock(minute.at)}: ${breakdown(minute) || "nothing"}`),
-      svg("rect", { class: "slot", x, y: roof, width: slot, height: floor - roof }));
+    const column = svg(
+      "g",
+      {},
+      svg("title", {}, `${clock(minute.at)}: ${breakdown(minute) || "nothing"}`),
+      svg("rect", { class: "slot", x, y: roof, width: slot, height: floor - roof }),
+    );
     let below = 0;
     for (const type of Object.keys(TYPES)) {
       if (!minute[type]) continue;
       // A hairline of slate between the parts, but never so much that a small part vanishes.
       const bottom = y(below) - (below ? 1 : 0);
       below += minute[type];
-      column.append(svg("rect", { class: type, x: x + (slot - bar) / 2, y: Math.min(y(below), bottom - 1), width: bar, height: Math.max(1, bottom - y(below)), rx: 1.5 }));
+      column.append(
+        svg("rect", {
+          class: type,
+          x: x + (slot - bar) / 2,
+          y: Math.min(y(below), bottom - 1),
+          width: bar,
+          height: Math.max(1, bottom - y(below)),
+          rx: 1.5,
+        }),
+      );
     }
     return column;
   });
   const labels = minutes.flatMap((minute, index) => {
     const last = index === minutes.length - 1;
     if (!last && index % 5) return [];
-    return svg("text", { x: left + slot * (index + 0.5), y: floor + 20, "text-anchor": "middle" }, last ? "now" : clock(minute.at));
+    return svg(
+      "text",
+      { x: left + slot * (index + 0.5), y: floor + 20, "text-anchor": "middle" },
+      last ? "now" : clock(minute.at),
+    );
   });
 
   const busy = minutes.filter(sum);
   const said = busy.length ? busy.map((minute) => `${clock(minute.at)}: ${breakdown(minute)}`).join("; ") : "none";
-  const chart = svg("svg", { role: "img", "aria-label": `Events stored per minute, last 15 minutes. ${said}.` }, ...grid, ...bars, ...labels);
+  const chart = svg(
+    "svg",
+    { role: "img", "aria-label": `Events stored per minute, last 15 minutes. ${said}.` },
+    ...grid,
+    ...bars,
+    ...labels,
+  );
   $("chart").replaceChildren(chart);
   $("minutes-summary").textContent = `${number.format(total)} in the last 15 minutes`;
 }
@@ -172,7 +222,8 @@ function showMinutes(minutes) {
 function lineItem(text) {
   const item = html("li");
   const token = /("(?:[^"\\]|\\.)*")(\s*:)?|-?\d[\d.eE+-]*|,/g;
-  let from = 0, key = "";
+  let from = 0,
+    key = "";
   for (const match of text.matchAll(token)) {
     item.append(text.slice(from, match.index));
     from = match.index + match[0].length;
@@ -183,7 +234,14 @@ function lineItem(text) {
       item.append(html("span", "k", whole));
     } else {
       const value = string?.slice(1, -1);
-      const kind = key === "event_type" && Object.hasOwn(TYPES, value) ? `type ${value}` : key.endsWith("_id") && key !== "button_id" ? "id" : string ? "s" : "n";
+      const kind =
+        key === "event_type" && Object.hasOwn(TYPES, value)
+          ? `type ${value}`
+          : key.endsWith("_id") && key !== "button_id"
+            ? "id"
+            : string
+              ? "s"
+              : "n";
       item.append(html("span", kind, whole));
     }
   }
@@ -227,7 +285,9 @@ function show(stored) {
 }
 
 function say(state, status, trouble = "") {
-  const set = (element, text) => { if (element.textContent !== text) element.textContent = text; };
+  const set = (element, text) => {
+    if (element.textContent !== text) element.textContent = text;
+  };
   $("status").dataset.state = state;
   set($("status"), status);
   set($("trouble"), trouble);
@@ -245,16 +305,27 @@ async function ask() {
   asking = true;
   let pause = 1000;
   try {
-    const answer = await fetch(`http://${location.hostname}:${windowPort}/stored`, { cache: "no-store", signal: AbortSignal.timeout(4000) });
+    const answer = await fetch(`http://${location.hostname}:${windowPort}/stored`, {
+      cache: "no-store",
+      signal: AbortSignal.timeout(4000),
+    });
     if (answer.ok) {
       show(await answer.json());
       say("live", "Live");
     } else {
-      say("lost", "Waiting", "The collector does not answer just now. What you press waits in this browser until it does.");
+      say(
+        "lost",
+        "Waiting",
+        "The collector does not answer just now. What you press waits in this browser until it does.",
+      );
     }
   } catch {
     pause = 2000;
-    say("lost", "Out of reach", `The demo can’t be reached${shown ? "; these are the last figures seen" : ""}. What you press waits in this browser. If the demo was started anew, reload this page.`);
+    say(
+      "lost",
+      "Out of reach",
+      `The demo can’t be reached${shown ? "; these are the last figures seen" : ""}. What you press waits in this browser. If the demo was started anew, reload this page.`,
+    );
   }
   asking = false;
   if (!document.hidden) timer = setTimeout(ask, pause);

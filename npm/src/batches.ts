@@ -1,161 +1,173 @@
-// Batches until the collector has answered for them: as text, each under a name of its own, in storage where it
-// takes them and in memory where it does not. The form is that of the Rust crate's body.rs: one event a line.
+// Batches until the collector has acknowledged them: as text, each under its own name, in storage where that works and
+// in memory otherwise. The format is that of `body.rs` in the Rust crate: one event per line.
 
 import { bytes, timeOf, uuid } from "./event.js";
-import type { Kept } from "./kept.js";
+import type { Storage } from "./storage.js";
 
-/** Why events are dropped, in the order in which the core numbers them. */
+/** Why events are dropped, in the order of the core's `Reason`. */
 export const REASONS = ["queue_full", "expired", "refused", "too_large", "storage", "invalid"];
 
-/** Where the id of a batch begins in its name: after its lane. */
+/** The package's version, defined by build.mjs. */
+declare const VERSION: string;
+
+/** Where the batch id begins in a name: after the lane. */
 const ID = 37;
-/** How much is kept before the core is there, at most. */
+/** How much is stored before the core runs, at most. */
 const EARLY_CHARACTERS = 20_000;
 const EARLY_BATCHES = 30;
-const SDK = "tallymark-js/0.1.0";
 const CLOSING = "\n]}";
-/** A part is called like its whole, and by its number. */
+/** A part has the name of the whole and a number. */
 const PART = /\.\d$/;
 
 interface Batch {
   name: string;
   text: string;
   events: number;
-  /** Whether it is in storage. If not, it lives as long as the page. */
+  /** Whether it is in storage. If not, it is lost when the page ends. */
   stored: boolean;
 }
 
-/** What the core asks for. Batches have numbers; 0 and `false` say that it could not be done. */
-export interface Host {
-  /** From 0 to 1. */
-  random(): number;
-  /** Begins a batch with the event at hand. */
-  begin(now: number): number;
-  /** Adds the event at hand. */
-  extend(batch: number): boolean;
-  /** Gives a batch its end, with the losses that it shall report. */
-  seal(batch: number, ...lost: number[]): boolean;
-  /** Makes a batch of some events of another: as part 0 those asked for again, as others a range. */
-  part(whole: number, number: number, from: number, to: number): number;
+/** Batches have numbers above 0; 0 and `false` mean that it failed. */
+export interface Batches {
+  /** Every batch by its number. */
+  all: Map<number, Batch>;
+  /** Begins a batch with an event, given as JSON. */
+  begin(now: number, event: string): number;
+  /** Adds an event. */
+  extend(batch: number, event: string): boolean;
+  /** Closes a batch, with the losses that it reports, in the order of `REASONS`. */
+  seal(batch: number, lost: number[]): boolean;
+  /** Makes a new batch from the events at these indexes of another. */
+  part(whole: number, number: number, indexes: number[]): number;
   remove(batch: number): void;
   /** Its length in bytes. */
   size(batch: number): number;
-}
-
-export interface Batches extends Host {
-  /** The event at hand, as JSON. */
-  event: string;
-  /** The indexes that the collector has asked for again. */
-  asked: number[];
-  /** Every batch by its number. */
-  all: Map<number, Batch>;
-  /** The body to send. */
+  /** The request body. */
   body(batch: number): string;
   /** When it was made. */
   madeAt(batch: number): number;
-  /** The batch that events go into while there is no core, if one is begun. */
-  early: number;
-  /** Keeps the event at hand while there is no core. `false` if there is no more room. */
-  addEarly(now: number): boolean;
-  /** Writes what was added. Not with each event: a task that tells many has them written once, when it ends. */
+  /** Stores an event while there is no core. `false` if there is no room left. */
+  addEarly(now: number, event: string): boolean;
+  /** Ends the batch that `addEarly` adds to: the core has it now. */
+  endEarly(): void;
+  /** Writes what has changed. Called when a task ends and not for each event, because writing is slow. */
   save(): void;
-  /** Takes over the batches of a lane. Says how many could not be read. */
+  /** Takes over the batches of a lane. Also returns how many could not be read. */
   adopt(lane: string): [found: number[], corrupt: number];
-  /** Lets go of what is in storage: somebody else may take it over. */
+  /** Forgets what is in storage, so that another page can adopt it. */
   leave(): void;
 }
 
-/** `lane` names the lane of new batches. */
-export function batches(kept: Kept, lane: () => string): Batches {
+/** `lane` returns the lane of new batches. */
+export function createBatches(storage: Storage, lane: () => string): Batches {
   const all = new Map<number, Batch>();
   let last = 0;
-  /** Those that have changed. They are in storage, as far as it takes them, before anything is sent. */
+  /** The batch of `addEarly`. */
+  let early = 0;
+  /** Batches that have changed. They are saved before anything is sent. */
   const unsaved = new Set<number>();
-  const add = (batch: Batch) => (all.set(++last, batch), last);
-  const opening = (id: string) => `{"batch_id":"${id}","sdk":"${SDK}","events":[\n`;
+  const add = (batch: Batch) => {
+    all.set(++last, batch);
+    return last;
+  };
+  const opening = (id: string) => `{"batch_id":"${id}","sdk":"tallymark-js/${VERSION}","events":[\n`;
   const closed = (text: string) => (text.includes("\n]") ? text : text + CLOSING);
 
+  /** Reads a stored batch. `undefined` if it is damaged. */
+  const read = (name: string): Batch | undefined => {
+    try {
+      const text = closed(storage.get(name)!);
+      const { batch_id, events } = JSON.parse(text);
+      // Another version of the tracker may have begun it, with another `sdk`.
+      if (text.startsWith(`{"batch_id":"${batch_id}"`)) return { name, text, events: events.length, stored: true };
+    } catch {
+      // Not a batch.
+    }
+  };
+
   const self: Batches = {
-    event: "",
-    asked: [],
-    early: 0,
     all,
-    random: Math.random,
-    begin(now) {
+    begin(now, event) {
       const id = uuid(now);
-      const name = lane() + "/" + id;
-      unsaved.add(add({ name, text: opening(id) + self.event, events: 1, stored: true }));
+      unsaved.add(add({ name: `${lane()}/${id}`, text: opening(id) + event, events: 1, stored: true }));
       return last;
     },
-    extend(number) {
+    extend(number, event) {
       const batch = all.get(number)!;
-      batch.text += ",\n" + self.event;
+      batch.text += `,\n${event}`;
       batch.events++;
       unsaved.add(number);
       return true;
     },
-    seal(number, ...lost) {
-      const said = lost.map((events, reason) => events && `"${REASONS[reason]}":${events}`).filter(Boolean);
-      all.get(number)!.text += said.length ? `\n],"lost":{${said}}}` : CLOSING;
+    seal(number, lost) {
+      const reported = lost.map((events, reason) => events && `"${REASONS[reason]}":${events}`).filter(Boolean);
+      all.get(number)!.text += reported.length ? `\n],"lost":{${reported}}}` : CLOSING;
       unsaved.add(number);
       return true;
     },
-    part(whole, number, from, to) {
+    part(whole, number, indexes) {
       const { name, text, events, stored } = all.get(whole)!;
-      const lines = text.split("\n").slice(1, events + 1).map((line) => line.replace(/,$/, ""));
-      const chosen = lines.filter((_, at) => (number ? at >= from && at < to : self.asked.includes(at)));
-      if (chosen.length !== to - from) return 0;
-      const part = { name: name + "." + number, text: opening(uuid(self.madeAt(whole))) + chosen.join(",\n") + CLOSING, events: to - from, stored };
-      // What was safe stays safe, or stays whole.
-      return stored && !kept.set(part.name, part.text) ? 0 : add(part);
+      const lines = text.split("\n").slice(1, events + 1);
+      const chosen = lines.filter((_, at) => indexes.includes(at)).map((line) => line.replace(/,$/, ""));
+      if (chosen.length !== indexes.length) return 0;
+      const part = {
+        name: `${name}.${number}`,
+        text: opening(uuid(self.madeAt(whole))) + chosen.join(",\n") + CLOSING,
+        events: chosen.length,
+        stored,
+      };
+      // If the part cannot be stored, the whole stays, which is.
+      return stored && !storage.set(part.name, part.text) ? 0 : add(part);
     },
     remove(number) {
       const batch = all.get(number)!;
-      if (batch.stored) kept.set(batch.name);
+      if (batch.stored) storage.set(batch.name);
       all.delete(number);
     },
     size: (number) => bytes(all.get(number)!.text),
     body: (number) => closed(all.get(number)!.text),
     madeAt: (number) => timeOf(all.get(number)!.name.slice(ID)),
+    addEarly(now, event) {
+      const open = all.get(early);
+      if (open && open.text.length + event.length < EARLY_CHARACTERS) return self.extend(early, event);
+      if (all.size >= EARLY_BATCHES) return false;
+      early = self.begin(now, event);
+      return true;
+    },
+    endEarly() {
+      early = 0;
+    },
     save() {
       for (const number of unsaved) {
         const batch = all.get(number);
         if (!batch?.stored) continue;
-        batch.stored = kept.set(batch.name, batch.text);
-        // What is there of it must not be taken for the whole.
-        if (!batch.stored) kept.set(batch.name);
+        batch.stored = storage.set(batch.name, batch.text);
+        // A stored beginning must not be taken for the whole batch.
+        if (!batch.stored) storage.set(batch.name);
       }
       unsaved.clear();
     },
-    addEarly(now) {
-      const open = all.get(self.early);
-      if (open && open.text.length + self.event.length < EARLY_CHARACTERS && self.extend(self.early)) return true;
-      return all.size < EARLY_BATCHES && !!(self.early = self.begin(now));
-    },
     adopt(lane) {
-      const names = kept.names().filter((name) => name.startsWith(lane + "/")).sort();
+      const names = storage
+        .names()
+        .filter((name) => name.startsWith(`${lane}/`))
+        .sort();
       const found: number[] = [];
       let corrupt = 0;
       for (const name of names) {
-        try {
-          // A part beside its whole was never sent: the page was gone while it divided the batch.
-          if (PART.test(name) && names.includes(name.replace(PART, ""))) throw 0;
-          const text = closed(kept.get(name)!);
-          const { batch_id, events } = JSON.parse(text);
-          // Another version of the tracker may have begun it, with another name.
-          if (!text.startsWith(`{"batch_id":"${batch_id}"`)) throw 1;
-          found.push(add({ name, text, events: events.length, stored: true }));
-        } catch (damage) {
-          if (damage) corrupt++;
-          kept.set(name);
-        }
+        // A part beside its whole was never sent: the page ended while it divided the batch.
+        const partial = PART.test(name) && names.includes(name.replace(PART, ""));
+        const batch = partial ? undefined : read(name);
+        if (batch) found.push(add(batch));
+        else storage.set(name);
+        if (!batch && !partial) corrupt++;
       }
       return [found, corrupt];
     },
     leave() {
       self.save();
       for (const [number, { stored }] of all) if (stored) all.delete(number);
-      self.early = 0;
+      early = 0;
     },
   };
   return self;

@@ -1,31 +1,90 @@
-// Loads the core: its WebAssembly, or where none is allowed, the same as a script.
+// Loads the core, as WebAssembly or, where that is not allowed, as a script, and calls it. Only numbers pass between
+// WebAssembly and JavaScript, so that no generated glue is needed; texts and lists stay on this side during a call.
 
-import type * as Exports from "../build/tracker_bg.wasm.js";
-import type { Host } from "./batches.js";
+import type * as Wasm from "../build/tracker_bg.wasm.js";
+import type { Batches } from "./batches.js";
+import { bytes } from "./event.js";
 
-/** One queue: the functions of tracker-wasm. Only numbers go in and out, which needs no code around it. */
-export type Core = typeof Exports;
+/** The functions of tracker-wasm. */
+type Exports = typeof Wasm;
+
+/** The functions that tracker-wasm calls: see `host.rs`. */
+export interface Host {
+  /** From 0 to 1. */
+  random(): number;
+  begin(now: number): number;
+  extend(batch: number): boolean;
+  seal(batch: number, ...lost: number[]): boolean;
+  /** Part 0 has the events that the collector asked for again, other parts a range of the whole. */
+  part(whole: number, number: number, from: number, to: number): number;
+  remove(batch: number): void;
+  size(batch: number): number;
+}
+
+/** Makes a core that works on the batches of this host. */
+export type Instantiate = (imports: { host: Host }) => Exports | Promise<Exports>;
 
 /** Where the built core comes from. */
 export interface Source {
   wasm(): BufferSource | Promise<BufferSource>;
   /** The same as a script. */
-  script(): Promise<{ instantiate: Make }>;
+  script(): Promise<{ instantiate: Instantiate }>;
 }
 
-/** Makes a core that works on these batches. */
-export type Make = (imports: { host: Host }) => Core | Promise<Core>;
+/** One queue. */
+export interface Core extends Pick<Exports, "adopt" | "lose" | "flush" | "poll" | "resume" | "stat"> {
+  /** Queues an event, given as JSON. */
+  push(now: number, event: string): void;
+  /** Reports the answer to a batch. `retry` has the indexes of the events that the collector asks for again. */
+  answer(
+    now: number,
+    batch: number,
+    status: number,
+    retryAfter: number,
+    accepted: number,
+    rejected: number,
+    retry: number[],
+  ): void;
+}
 
 let loading: ReturnType<Source["wasm"]> | undefined;
 
-/** Makes a core that works on these batches; its code is loaded once for all trackers of the page. */
-export const load = async (source: Source, host: Host): Promise<Core> => {
-  const bytes = await (loading ||= source.wasm());
+/** Makes a core that works on these batches. Its code is loaded once for all trackers of the page. */
+export async function loadCore(source: Source, batches: Batches): Promise<Core> {
+  let pushed = "";
+  let requested: number[] = [];
+  const host: Host = {
+    random: Math.random,
+    begin: (now) => batches.begin(now, pushed),
+    extend: (batch) => batches.extend(batch, pushed),
+    seal: (batch, ...lost) => batches.seal(batch, lost),
+    part: (whole, number, from, to) =>
+      batches.part(whole, number, number ? Array.from({ length: to - from }, (_, at) => from + at) : requested),
+    remove: batches.remove,
+    size: batches.size,
+  };
+  const exports = await instantiate(source, host);
+  return {
+    ...exports,
+    push(now, event) {
+      pushed = event;
+      exports.push(now, bytes(event));
+    },
+    answer(now, batch, status, retryAfter, accepted, rejected, retry) {
+      requested = retry;
+      exports.answer(now, batch, status, retryAfter, accepted, rejected, retry.length);
+    },
+  };
+}
+
+async function instantiate(source: Source, host: Host): Promise<Exports> {
+  loading ||= source.wasm();
+  const code = await loading;
   try {
-    // In one step: where the page's policy allows no wasm, WebKit compiles it all the same, and refuses only then.
-    return (await WebAssembly.instantiate(bytes, { host } as {})).instance.exports as unknown as Core;
+    // In one step: where the page's policy forbids WebAssembly, WebKit compiles it and refuses only to run it.
+    return (await WebAssembly.instantiate(code, { host } as unknown as WebAssembly.Imports)).instance
+      .exports as unknown as Exports;
   } catch {
-    // There is no WebAssembly here, or none is allowed.
     return (await source.script()).instantiate({ host });
   }
-};
+}

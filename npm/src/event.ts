@@ -1,8 +1,8 @@
-// Events as text: their ids, their limits and their JSON, byte for byte as the Rust crate writes them.
+// Events as JSON, byte for byte as the Rust crate writes them: their ids and limits.
 
-import type { TrackedEvent } from "./index.js";
+import type { TrackedEvent } from "./types.js";
 
-/** Every field in the order of the wire, with its limit in bytes of UTF-8; 0 for what is no text. */
+/** Every field in the order of the wire, with its limit in bytes of UTF-8; 0 for fields that are not texts. */
 const FIELDS = {
   event_id: 128,
   event_type: 64,
@@ -18,23 +18,23 @@ const FIELDS = {
   properties: 0,
   weight: 0,
 } as const;
-/** What each type of event is counted by. */
+/** The field that each type of event is counted by. */
 const KEYS = { page_view: "url", button_click: "button_id", custom: "name" } as const;
 const EVENT_BYTES = 32 * 1024;
 
 const encoder = new TextEncoder();
 
-/** A text as UTF-8. */
+/** The UTF-8 bytes of a text. */
 export const utf8 = (text: string): Uint8Array<ArrayBuffer> => encoder.encode(text);
 
-/** The length of a text in UTF-8. Most are ASCII, and need not be made into it. */
+/** The length of a text in UTF-8. Most texts are ASCII, which needs no encoding. */
 export const bytes = (text: string): number => (/[^\0-\x7f]/.test(text) ? utf8(text).length : text.length);
 
-/** As much of a text as fits into the limit of its field, without half a character. */
+/** Cuts a text to the limit of its field, at a character boundary. */
 export const cut = (field: keyof typeof FIELDS, text: string): string =>
   text.length * 3 > FIELDS[field] ? text.slice(0, encoder.encodeInto(text, new Uint8Array(FIELDS[field])).read) : text;
 
-/** A UUIDv7: it begins with its time, so that ids sort by it. */
+/** A UUIDv7. It begins with the time, so ids sort by time. */
 export function uuid(now: number): string {
   const hex = (digits: number, number: number) => number.toString(16).padStart(digits, "0");
   const time = hex(12, now);
@@ -43,10 +43,10 @@ export function uuid(now: number): string {
   return `${time.slice(0, 8)}-${time.slice(8)}-7${hex(3, a & 0xfff)}-${hex(4, (b & 0x3fff) | 0x8000)}-${tail}`;
 }
 
-/** The time that an id begins with. */
+/** The time in an id. */
 export const timeOf = (id: string): number => parseInt(id.slice(0, 8) + id.slice(9, 13), 16);
 
-/** The event's JSON. Throws a code that says what is wrong with it, such as `name_too_long`. */
+/** Encodes an event. Throws a code that says what is wrong with it, such as `name_too_long`. */
 export function encode(event: TrackedEvent): string {
   const key = KEYS[event.event_type];
   if (!event[key]) throw key + "_missing";
@@ -63,8 +63,8 @@ export function encode(event: TrackedEvent): string {
     if (field === "properties" && json?.[0] !== "{") throw "invalid_properties";
     fields.push(`"${field}":${json}`);
   }
-  // Half of a surrogate pair is no Unicode, and would cost the whole batch.
-  const json = `{${fields}}`.replace(/\\\\|\\ud[89a-f]../g, (escape) => (escape[1] === "u" ? "\ufffd" : escape));
+  // A lone surrogate is not Unicode. The collector would refuse the whole batch.
+  const json = `{${fields}}`.replace(/\\\\|\\ud[89a-f]../g, (found) => (found[1] === "u" ? "\ufffd" : found));
   if (bytes(json) > EVENT_BYTES) throw "event_too_large";
   return json;
 }

@@ -1,5 +1,5 @@
 // The core as a script, which build.mjs makes.
 
-import type { Make } from "./core.js";
+import type { Instantiate } from "./core.js";
 
-export declare const instantiate: Make;
+export declare const instantiate: Instantiate;

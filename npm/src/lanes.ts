@@ -1,62 +1,71 @@
-// Lanes: each page writes its batches in a lane of its own, which nobody else touches while the page lives. Whoever
-// starts takes over the lanes of pages that are gone.
+// Lanes: each page writes its batches in a lane of its own, which no other page touches while this one lives. Pages
+// adopt the lanes of pages that are gone.
 
 import { timeOf, uuid } from "./event.js";
-import type { Kept } from "./kept.js";
+import type { Storage } from "./storage.js";
 
-/** A page asks for its lane's lock when it begins. A lane younger than this may not have it yet; in milliseconds. */
+/** A page requests its lane's lock when the lane begins. A lane younger than this may not have it yet. In milliseconds. */
 const YOUNG = 10_000;
-/** Without Web Locks: how often a page says that it is there, and how long that holds. Hidden pages are slow. */
+/** Without Web Locks: how often a page renews its lease, and how long that is valid. Timers of hidden pages are slow. */
 const BEAT = 10_000;
 const LEASE = 180_000;
+/** Without Web Locks: how long a page waits to see whether another one claims the same lane. */
+const CLAIM = 500;
 
 export interface Lanes {
-  /** The lane to write in. It is begun when it is first needed. */
-  name(): string;
-  /** Takes over what others have left: now, and once more when young lanes have grown up and pages that were just left are gone. */
+  /** The lane to write in. It begins when it is first needed. */
+  current(): string;
+  /** Adopts the lanes of pages that are gone: now, and once more when young lanes are old enough. */
   adopt(first?: boolean): void;
-  /** Lets go of all lanes, for there is nothing in them. A browser does not keep a page for later that holds a lock. */
-  rest(): void;
-  /** Lets go of all lanes with what is in them, and takes over no more: the page may sleep for long, or be gone. */
+  /** Releases all lanes when they are empty: browsers do not put a page that holds a lock into the back/forward cache. */
+  release(): void;
+  /** Releases all lanes with what is in them and adopts no more: the page may be frozen or end. */
   leave(): void;
 }
 
-/** `take` is called with the name of each lane that is taken over. Names of locks begin with `prefix`. */
-export function lanes(kept: Kept, prefix: string, take: (lane: string) => void): Lanes {
+/** `onAdopt` gets the name of each adopted lane. The names of locks begin with `prefix`. */
+export function createLanes(storage: Storage, prefix: string, onAdopt: (lane: string) => void): Lanes {
   const locks = globalThis.navigator?.locks;
   let own = "";
   let held: string[] = [];
-  let letGo: (() => void)[] = [];
-  let visit = {};
+  let releases: (() => void)[] = [];
+  /** Changes when the page leaves its lanes. What began before then no longer applies. */
+  let epoch = {};
   let timer: ReturnType<typeof setTimeout>;
   let beat: ReturnType<typeof setInterval>;
 
   const hold = (lane: string) => {
     held.push(lane);
-    return new Promise<void>((resolve) => letGo.push(resolve));
+    return new Promise<void>((resolve) => releases.push(resolve));
   };
-  const say = () => held.forEach((lane) => kept.set(lane, String(Date.now())));
+  const renew = () => {
+    for (const lane of held) storage.set(lane, String(Date.now()));
+  };
 
   const self: Lanes = {
-    name() {
+    current() {
       if (!own) {
-        const lane = (own = uuid(Date.now()));
-        // Asked for in a moment: it takes longer than all else that a call does.
-        const ask = () => locks!.request(prefix + lane, () => (own === lane ? hold(lane) : undefined)).catch(() => {});
-        if (locks) queueMicrotask(ask);
-        else {
+        own = uuid(Date.now());
+        const lane = own;
+        if (locks) {
+          // In a microtask, because the request takes longer than the rest of the call.
+          queueMicrotask(() => {
+            locks.request(prefix + lane, () => (own === lane ? hold(lane) : undefined)).catch(() => {});
+          });
+        } else {
           hold(lane);
-          say();
+          renew();
           clearInterval(beat);
-          beat = setInterval(say, BEAT);
+          beat = setInterval(renew, BEAT);
         }
       }
       return own;
     },
     adopt(first = true) {
-      const mine = visit;
+      const began = epoch;
       let again = false;
-      for (const lane of new Set(kept.names().filter((name) => name[36] === "/").map((name) => name.slice(0, 36)))) {
+      const lanes = storage.names().filter((name) => name[36] === "/");
+      for (const lane of new Set(lanes.map((name) => name.slice(0, 36)))) {
         if (held.includes(lane)) continue;
         const young = Math.abs(Date.now() - timeOf(lane)) < YOUNG;
         again ||= first || young;
@@ -64,37 +73,37 @@ export function lanes(kept: Kept, prefix: string, take: (lane: string) => void):
         if (locks) {
           locks
             .request(prefix + lane, { ifAvailable: true }, (lock) => {
-              if (!lock || mine !== visit) return;
-              take(lane);
+              if (!lock || began !== epoch) return;
+              onAdopt(lane);
               return hold(lane);
             })
             .catch(() => {});
-        } else if (Date.now() - Number(kept.get(lane) || timeOf(lane)) > LEASE) {
-          // Of those who come at once, the last to write has it.
+        } else if (Date.now() - Number(storage.get(lane) || timeOf(lane)) > LEASE) {
+          // If several pages claim it at once, the last one to write gets it.
           const claim = String(Date.now() + Math.random());
-          kept.set(lane, claim);
+          storage.set(lane, claim);
           setTimeout(() => {
-            if (mine !== visit || kept.get(lane) !== claim) return;
-            take(lane);
+            if (began !== epoch || storage.get(lane) !== claim) return;
+            onAdopt(lane);
             hold(lane);
-          }, 500);
+          }, CLAIM);
         }
       }
       clearTimeout(timer);
       if (again) timer = setTimeout(() => self.adopt(false), YOUNG);
     },
-    rest() {
+    release() {
       clearInterval(beat);
-      for (const resolve of letGo) resolve();
-      if (!locks) for (const lane of held) kept.set(lane);
+      for (const resolve of releases) resolve();
+      if (!locks) for (const lane of held) storage.set(lane);
       own = "";
       held = [];
-      letGo = [];
+      releases = [];
     },
     leave() {
-      visit = {};
+      epoch = {};
       clearTimeout(timer);
-      self.rest();
+      self.release();
     },
   };
   return self;

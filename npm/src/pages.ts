@@ -1,21 +1,21 @@
-// Which pages were seen: the first, those that a router shows, and those that come back from the browser's cache.
+// Page views: the first page, those that a router shows, and pages restored from the back/forward cache.
 
-import type { Options } from "./index.js";
+import type { Options } from "./types.js";
 
-/** Calls `view` once for each. */
+/** Calls `view` once for each page view. */
 export function watchPages(view: () => void, { hash, whenVisible }: Options): void {
   let seen = "";
   let timer: ReturnType<typeof setTimeout>;
   const look = () => {
     clearTimeout(timer);
-    // Opened behind another tab, and perhaps never looked at.
+    // Opened in a background tab, and perhaps never visible.
     if (whenVisible && document.hidden) return;
     const here = hash ? location.href : location.href.split("#")[0];
     if (here !== seen) view();
     seen = here;
   };
-  // A router may push and replace at once, and the title comes after. Whoever leaves meanwhile has seen it too.
-  const soon = () => {
+  // A router may push and replace at once, and set the title later. If the page is hidden first, the view counts too.
+  const schedule = () => {
     clearTimeout(timer);
     timer = setTimeout(look);
   };
@@ -23,11 +23,11 @@ export function watchPages(view: () => void, { hash, whenVisible }: Options): vo
     const original = history[name];
     history[name] = function (...step) {
       original.apply(this, step);
-      soon();
+      schedule();
     };
   }
-  addEventListener("popstate", soon);
-  addEventListener("hashchange", soon);
+  addEventListener("popstate", schedule);
+  addEventListener("hashchange", schedule);
   document.addEventListener("visibilitychange", look);
   addEventListener("pageshow", (event) => {
     if (!event.persisted) return;

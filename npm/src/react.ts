@@ -1,27 +1,27 @@
 "use client";
-// React: one tracker for everything below a provider. It may render on a server, where it does nothing.
+// React: one tracker for everything inside a provider. On a server it renders and does nothing else.
 
-import { type ReactElement, type ReactNode, createContext, createElement, useContext, useState } from "react";
-import { type AnyEvents, type Options, type Tracker, createTracker } from "./index.js";
+import { createContext, createElement, type ReactElement, type ReactNode, useContext, useState } from "react";
+import { type AnyEvents, createTracker, type Options, type Tracker } from "./index.js";
 
 const Context = createContext<Tracker | undefined>(undefined);
 
-/** What a provider takes. */
+/** The properties of `TallymarkProvider`. */
 export interface TallymarkProviderProps {
-  /** The tracker's options. The first ones hold. */
+  /** The tracker's options. Later changes are ignored. */
   options: Options;
   children?: ReactNode;
 }
 
-/** Starts a tracker for everything inside it. */
+/** Starts a tracker for the components inside it. */
 export function TallymarkProvider({ options, children }: TallymarkProviderProps): ReactElement {
-  // There is one for the same endpoint and username, however often React asks.
+  // Asking again for the same endpoint and username returns the same tracker.
   const [tracker] = useState(() => createTracker(options));
   return createElement(Context.Provider, { value: tracker }, children);
 }
 
 /**
- * The tracker of the provider around this component.
+ * Returns the tracker of the provider around this component.
  *
  * @example
  * const tracker = useTallymark<Events>();

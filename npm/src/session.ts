@@ -1,25 +1,27 @@
-// Visits: events that follow one another within half an hour share a session id, in all of a site's tabs.
+// Visits: events less than half an hour apart share a session id, in all tabs of a site.
 
 import { uuid } from "./event.js";
-import type { Kept } from "./kept.js";
+import type { Storage } from "./storage.js";
 
-/** How long a session outlives its last event, and how exactly that is kept; in milliseconds. */
+/** How long a session lasts after its last event, and how precisely that time is stored; in milliseconds. */
 const IDLE = 30 * 60_000;
-const EXACT = 10_000;
+const PRECISION = 10_000;
 
-/** Gives the session for an event at this time, and keeps it alive. */
-export function sessions(kept: Kept): (now: number) => string {
+/** Returns the session for an event at the given time, and keeps it alive. */
+export type Session = (now: number) => string;
+
+export function createSession(storage: Storage): Session {
   let id = "";
   let activeAt = 0;
   let written = 0;
   return (now) => {
-    // Another tab may have gone on with it, or begun another.
-    const [keptId, keptAt] = (kept.get("session") || "").split(" ");
-    if (+keptAt > activeAt) [id, activeAt] = [keptId, +keptAt];
-    // Not even a clock that was far ahead keeps it for ever.
+    // Another tab may have continued the session, or begun another.
+    const [storedId, storedAt] = (storage.get("session") || "").split(" ");
+    if (+storedAt > activeAt) [id, activeAt] = [storedId, +storedAt];
+    // The absolute difference: a clock that was far ahead must not keep a session alive.
     if (!id || Math.abs(now - activeAt) > IDLE) [id, written] = [uuid(now), 0];
     activeAt = now;
-    if (Math.abs(now - written) > EXACT && kept.set("session", id + " " + now)) written = now;
+    if (Math.abs(now - written) > PRECISION && storage.set("session", `${id} ${now}`)) written = now;
     return id;
   };
 }

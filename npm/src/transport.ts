@@ -1,33 +1,33 @@
-// Posts batches and reads what the collector answers.
+// Posts batches and reads the answers of the collector.
 
 import { utf8 } from "./event.js";
 
-/** Bytes that may be on their way when the page goes. Browsers allow 64 KiB to all of a page's scripts. */
+/** Bytes in flight when the page ends. Browsers allow 64 KiB to all scripts of a page together. */
 const KEEPALIVE_BYTES = 60_000;
-/** How long an answer may take, in milliseconds. */
+/** The timeout of a request, in milliseconds. */
 const TIMEOUT = 30_000;
 
-/** What came of a post. */
+/** The result of a request. */
 export interface Answer {
-  /** Of HTTP; 0 for an answer that could not be understood, -1 for none at all. */
+  /** The HTTP status; 0 for a body that is not a receipt, -1 for no answer. */
   status: number;
-  /** In milliseconds from now, NaN if the answer did not say. */
+  /** In milliseconds from now; NaN if the answer has none. */
   retryAfter?: number;
   accepted?: number;
   rejected?: number;
-  /** Indexes of events to send again. */
+  /** The indexes of the events to send again. */
   retry?: number[];
 }
 
 /** Posts a batch. Never rejects. */
 export type Post = (body: string) => Promise<Answer>;
 
-/** Throws if no request could ever be made of these. */
-export function transport(endpoint: string, username: string, key: string): Post {
+/** Throws if these cannot make a request. */
+export function createPost(endpoint: string, username: string, key: string): Post {
   if (!endpoint || !username || !key) throw "endpoint, username and key are needed";
   const url = new URL(endpoint.replace(/\/*$/, "/v1/batch"), document.baseURI).href;
-  const Authorization = "Basic " + btoa(String.fromCharCode(...utf8(username + ":" + key)));
-  let flying = 0;
+  const Authorization = "Basic " + btoa(String.fromCharCode(...utf8(`${username}:${key}`)));
+  let inFlight = 0;
   let keepaliveWorks = false;
 
   return async (text) => {
@@ -45,33 +45,36 @@ export function transport(endpoint: string, username: string, key: string): Post
         referrerPolicy: "strict-origin",
         signal: abort.signal,
       });
-    // Not only when the page is hidden: a page may go while a request is on its way.
-    const keepalive = flying + body.length <= KEEPALIVE_BYTES;
+    // Also while the page is visible: it may end while a request is in flight.
+    const keepalive = inFlight + body.length <= KEEPALIVE_BYTES;
     const share = keepalive ? body.length : 0;
-    flying += share;
+    inFlight += share;
     let status = -1;
     try {
       const response = await request(keepalive).catch((error) => {
-        // Some engines refuse keepalive with a preflight, and others' requests use up the allowance.
+        // Some engines refuse keepalive with a preflight, and other scripts use up the allowance.
         if (!keepalive || keepaliveWorks || abort.signal.aborted || document.hidden) throw error;
         return request(false);
       });
       keepaliveWorks ||= keepalive;
       status = 0;
-      if (response.status !== 200) return { status: response.status, retryAfter: wait(response.headers.get("Retry-After")) };
+      if (response.status !== 200)
+        return { status: response.status, retryAfter: wait(response.headers.get("Retry-After")) };
       const { batch_id, accepted, rejected, retry } = await response.json();
-      // A captive portal, say, answers 200 too.
-      return text.startsWith(`{"batch_id":"${batch_id}"`) ? { status: 200, accepted, rejected: rejected.length, retry: [...retry] } : { status };
+      // Captive portals, for example, answer 200 too.
+      return text.startsWith(`{"batch_id":"${batch_id}"`)
+        ? { status: 200, accepted, rejected: rejected.length, retry: [...retry] }
+        : { status };
     } catch {
       return { status };
     } finally {
       clearTimeout(timer);
-      flying -= share;
+      inFlight -= share;
     }
   };
 }
 
-/** `Retry-After`, which is seconds or a date, in milliseconds from now. NaN if it is neither. */
+/** `Retry-After`, which is seconds or a date, as milliseconds from now. NaN if it is neither. */
 function wait(header: string | null): number {
   const seconds = Number(header || NaN);
   return seconds >= 0 ? seconds * 1000 : Date.parse(header || "") - Date.now();

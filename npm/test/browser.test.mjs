@@ -9,7 +9,7 @@ import { engines, openBrowser, openCollector, openSite, until } from "./support.
 
 // The stub of the README, word for word.
 const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
-const stub = /<script>\n(window\.tallymark[^]*?)<\/script>/.exec(readme)[0];
+const stub = /<script>\n(window\.tallymark[\s\S]*?)<\/script>/.exec(readme)[0];
 
 let driver, collector, site;
 
@@ -45,7 +45,9 @@ before(async () => {
       // An endpoint of its own, whose preflight no other test has left in the browser's cache.
       "/close": html(tag(there + "/close", "tallymark.js", quiet), buttons),
       "/blank": html(""),
-      "/early": html(`${stub}<script>tallymark.track("early", { step: 1 }); window.kept = tallymark.track;</script>${tag(there)}`),
+      "/early": html(
+        `${stub}<script>tallymark.track("early", { step: 1 }); window.kept = tallymark.track;</script>${tag(there)}`,
+      ),
       "/blocked": html(`${stub}<script>tallymark.track("lost");</script>${tag(there, "blocked/tallymark.js")}`),
       "/blocked/tallymark.js": null,
       "/broken": html(tag(there, "broken/tallymark.js")),
@@ -74,53 +76,57 @@ const delivered = (count, name) =>
   until(async () => (await status(name)).delivered === count, `${count} events delivered`);
 const flush = () => driver.executeScript("tallymark.flush()");
 
-for (const engine of engines) describe(engine, () => {
-  before(async () => {
-    driver = await openBrowser(engine);
-  });
-
-  after(() => driver?.quit());
-
-  afterEach(async () => {
-    // What a page has still to send should not arrive in the next test.
-    await open("/blank");
-    await driver.executeScript("localStorage.clear()");
-    await driver.get("about:blank");
-    collector.reset();
-  });
-
-  test("a view of the page is counted when it loads, once", async () => {
-    await open("/view");
-    await delivered(1);
-    const [{ event_type, url, title, session_id, referral_url }] = collector.events();
-    assert.deepEqual({ event_type, url, title, referral_url }, {
-      event_type: "page_view",
-      url: site.origin + "/view",
-      title: "Tea",
-      referral_url: undefined,
+for (const engine of engines)
+  describe(engine, () => {
+    before(async () => {
+      driver = await openBrowser(engine);
     });
-    await open("/view?again");
-    await delivered(1);
-    assert.equal(collector.events().length, 2);
-    assert.equal(collector.events()[1].session_id, session_id, "the same visit");
-    const [{ headers, path }] = collector.requests;
-    assert.equal(path, "/v1/batch");
-    assert.equal(headers.authorization, "Basic " + btoa("shop:k"));
-    assert.ok(Math.abs(Number(headers["tallymark-sent-at"]) - Date.now()) < 60_000);
-    assert.deepEqual(await errors(), []);
-  });
 
-  test("a collector on the page's own origin is reached as /", async () => {
-    await open("/same-origin");
-    await delivered(1);
-    assert.equal(collector.events()[0].url, site.origin + "/same-origin");
-  });
+    after(() => driver?.quit());
 
-  test("clicks are counted wherever they land in a marked element, and only there", async () => {
-    await open("/buttons");
-    await until(async () => (await status()).ready);
-    for (const id of ["inside", "typo", "stopped", "aria", "plain", "agree"]) await click(id);
-    await driver.executeScript(`
+    afterEach(async () => {
+      // What a page has still to send should not arrive in the next test.
+      await open("/blank");
+      await driver.executeScript("localStorage.clear()");
+      await driver.get("about:blank");
+      collector.reset();
+    });
+
+    test("a view of the page is counted when it loads, once", async () => {
+      await open("/view");
+      await delivered(1);
+      const [{ event_type, url, title, session_id, referral_url }] = collector.events();
+      assert.deepEqual(
+        { event_type, url, title, referral_url },
+        {
+          event_type: "page_view",
+          url: site.origin + "/view",
+          title: "Tea",
+          referral_url: undefined,
+        },
+      );
+      await open("/view?again");
+      await delivered(1);
+      assert.equal(collector.events().length, 2);
+      assert.equal(collector.events()[1].session_id, session_id, "the same visit");
+      const [{ headers, path }] = collector.requests;
+      assert.equal(path, "/v1/batch");
+      assert.equal(headers.authorization, "Basic " + btoa("shop:k"));
+      assert.ok(Math.abs(Number(headers["tallymark-sent-at"]) - Date.now()) < 60_000);
+      assert.deepEqual(await errors(), []);
+    });
+
+    test("a collector on the page's own origin is reached as /", async () => {
+      await open("/same-origin");
+      await delivered(1);
+      assert.equal(collector.events()[0].url, site.origin + "/same-origin");
+    });
+
+    test("clicks are counted wherever they land in a marked element, and only there", async () => {
+      await open("/buttons");
+      await until(async () => (await status()).ready);
+      for (const id of ["inside", "typo", "stopped", "aria", "plain", "agree"]) await click(id);
+      await driver.executeScript(`
       document.getElementById("disabled").click();
       document.body.insertAdjacentHTML("beforeend", '<button id="late" data-tallymark-click="late">Late</button>');
       const root = document.getElementById("host").attachShadow({ mode: "open" });
@@ -129,81 +135,97 @@ for (const engine of engines) describe(engine, () => {
       // A press on the label's text, which the browser follows with one on the checkbox.
       document.getElementById("label").click();
     `);
-    await click("late");
-    await flush();
-    await delivered(7);
-    const pressed = collector.events().map(({ button_id }) => button_id);
-    assert.deepEqual(pressed, ["buy", "typo", "stopped", "agree", "shadow", "agree", "late"]);
-    assert.deepEqual(collector.events()[0].properties, { price: 2.4 });
-    assert.equal(collector.events()[1].properties, undefined);
-    assert.deepEqual(await errors(), []);
-  });
+      await click("late");
+      await flush();
+      await delivered(7);
+      const pressed = collector.events().map(({ button_id }) => button_id);
+      assert.deepEqual(pressed, ["buy", "typo", "stopped", "agree", "shadow", "agree", "late"]);
+      assert.deepEqual(collector.events()[0].properties, { price: 2.4 });
+      assert.equal(collector.events()[1].properties, undefined);
+      assert.deepEqual(await errors(), []);
+    });
 
-  test("a click in a tab that is closed at once arrives, even if the request is still to be allowed", async () => {
-    const first = await driver.getWindowHandle();
-    await driver.switchTo().newWindow("tab");
-    await open("/close");
-    await until(async () => (await status()).ready);
-    let allow;
-    collector.preflight = new Promise((resolve) => (allow = resolve));
-    await click("buy");
-    await driver.close();
-    await driver.switchTo().window(first);
-    assert.equal(collector.requests.length, 0);
-    allow();
-    await until(() => collector.events().length);
-    assert.deepEqual(collector.events().map(({ button_id }) => button_id), ["buy"]);
-  });
+    test("a click in a tab that is closed at once arrives, even if the request is still to be allowed", async () => {
+      const first = await driver.getWindowHandle();
+      await driver.switchTo().newWindow("tab");
+      await open("/close");
+      await until(async () => (await status()).ready);
+      let allow;
+      collector.preflight = new Promise((resolve) => (allow = resolve));
+      await click("buy");
+      await driver.close();
+      await driver.switchTo().window(first);
+      assert.equal(collector.requests.length, 0);
+      allow();
+      await until(() => collector.events().length);
+      assert.deepEqual(
+        collector.events().map(({ button_id }) => button_id),
+        ["buy"],
+      );
+    });
 
-  test("calls made before the script is there are made up for", async () => {
-    const before = Date.now();
-    await open("/early");
-    await driver.executeScript("kept('late')");
-    await flush();
-    await delivered(3);
-    const events = collector.events();
-    assert.deepEqual(events.map(({ event_type, name }) => name ?? event_type), ["early", "page_view", "late"]);
-    assert.deepEqual(events[0].properties, { step: 1 });
-    assert.ok(events[0].occurred_at >= before && events[0].occurred_at <= events[1].occurred_at);
-  });
+    test("calls made before the script is there are made up for", async () => {
+      const before = Date.now();
+      await open("/early");
+      await driver.executeScript("kept('late')");
+      await flush();
+      await delivered(3);
+      const events = collector.events();
+      assert.deepEqual(
+        events.map(({ event_type, name }) => name ?? event_type),
+        ["early", "page_view", "late"],
+      );
+      assert.deepEqual(events[0].properties, { step: 1 });
+      assert.ok(events[0].occurred_at >= before && events[0].occurred_at <= events[1].occurred_at);
+    });
 
-  test("two tags on a page count everything once", async () => {
-    await open("/twice");
-    await delivered(1);
-    assert.equal((await status()).made, 1);
-    assert.equal(collector.events().length, 1);
-  });
+    test("two tags on a page count everything once", async () => {
+      await open("/twice");
+      await delivered(1);
+      assert.equal((await status()).made, 1);
+      assert.equal(collector.events().length, 1);
+    });
 
-  test("a page whose tracker is blocked works as before", async () => {
-    await open("/blocked");
-    await driver.executeScript("tallymark.track('more'); tallymark.click('more'); tallymark.pageView(); tallymark.flush()");
-    assert.deepEqual(await errors(), []);
-    assert.equal(collector.requests.length, 0);
-  });
+    test("a page whose tracker is blocked works as before", async () => {
+      await open("/blocked");
+      await driver.executeScript(
+        "tallymark.track('more'); tallymark.click('more'); tallymark.pageView(); tallymark.flush()",
+      );
+      assert.deepEqual(await errors(), []);
+      assert.equal(collector.requests.length, 0);
+    });
 
-  test("a page whose wasm is missing works as before, and keeps its events", async () => {
-    await open("/broken");
-    await driver.executeScript("tallymark.track('more')");
-    const { made, queued, ready } = await status();
-    assert.deepEqual({ made, queued, ready }, { made: 2, queued: 2, ready: false });
-    assert.deepEqual(await errors(), []);
-    await open("/blank");
-    assert.equal(await driver.executeScript("return Object.values(localStorage).filter((text) => text.includes('batch_id')).length"), 1);
-  });
+    test("a page whose wasm is missing works as before, and keeps its events", async () => {
+      await open("/broken");
+      await driver.executeScript("tallymark.track('more')");
+      const { made, queued, ready } = await status();
+      assert.deepEqual({ made, queued, ready }, { made: 2, queued: 2, ready: false });
+      assert.deepEqual(await errors(), []);
+      await open("/blank");
+      assert.equal(
+        await driver.executeScript(
+          "return Object.values(localStorage).filter((text) => text.includes('batch_id')).length",
+        ),
+        1,
+      );
+    });
 
-  test("a tag without its attributes says so, and does nothing", async () => {
-    await open("/bare");
-    await driver.executeScript("tallymark.track('more')");
-    const { made, failed } = await status();
-    assert.deepEqual({ made, failed }, { made: 0, failed: "options" });
-    assert.deepEqual(await errors(), []);
-  });
+    test("a tag without its attributes says so, and does nothing", async () => {
+      await open("/bare");
+      await driver.executeScript("tallymark.track('more')");
+      const { made, failed } = await status();
+      assert.deepEqual({ made, failed }, { made: 0, failed: "options" });
+      assert.deepEqual(await errors(), []);
+    });
 
-  test("the module works without a bundler", async () => {
-    await open("/module");
-    await driver.executeScript("tracker.track('charge', { value: 100 }); tracker.flush()");
-    await delivered(2, "tracker");
-    assert.deepEqual(collector.events().map(({ event_type }) => event_type), ["page_view", "custom"]);
-    assert.deepEqual(await errors(), []);
+    test("the module works without a bundler", async () => {
+      await open("/module");
+      await driver.executeScript("tracker.track('charge', { value: 100 }); tracker.flush()");
+      await delivered(2, "tracker");
+      assert.deepEqual(
+        collector.events().map(({ event_type }) => event_type),
+        ["page_view", "custom"],
+      );
+      assert.deepEqual(await errors(), []);
+    });
   });
-});

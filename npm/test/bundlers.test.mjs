@@ -3,7 +3,16 @@
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
 import { once } from "node:events";
-import { appendFileSync, copyFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  appendFileSync,
+  copyFileSync,
+  cpSync,
+  mkdirSync,
+  mkdtempSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer } from "node:http";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
@@ -85,7 +94,11 @@ async function serve(folder, policy) {
   return { origin, asked };
 }
 
-const events = () => collector.events().map(({ event_type, name, button_id }) => name ?? button_id ?? event_type).sort();
+const events = () =>
+  collector
+    .events()
+    .map(({ event_type, name, button_id }) => name ?? button_id ?? event_type)
+    .sort();
 /** The smallest module there is: four letters and a version. */
 const wasmWorks = `try { return !!new WebAssembly.Module(Uint8Array.of(0, 97, 115, 109, 1, 0, 0, 0)); } catch { return false; }`;
 const errors = () => driver.executeScript("return errors");
@@ -113,7 +126,9 @@ const bundlers = {
     const { default: webpack } = await use("webpack");
     const stats = await new Promise((resolve, reject) => {
       // Its advice on size is about React.
-      webpack({ mode: "production", entry, output: { path }, performance: false }, (error, stats) => (error ? reject(error) : resolve(stats)));
+      webpack({ mode: "production", entry, output: { path }, performance: false }, (error, stats) =>
+        error ? reject(error) : resolve(stats),
+      );
     });
     const { errors, warnings } = stats.toJson();
     assert.deepEqual([...errors, ...warnings], []);
@@ -126,28 +141,41 @@ const bundlers = {
   },
   async "esbuild, in parts"(outdir) {
     const { build } = await use("esbuild");
-    await build({ entryPoints: [entry], bundle: true, minify: true, format: "esm", splitting: true, outdir, logLevel: "error" });
+    await build({
+      entryPoints: [entry],
+      bundle: true,
+      minify: true,
+      format: "esm",
+      splitting: true,
+      outdir,
+      logLevel: "error",
+    });
     page(outdir);
   },
 };
 
-for (const [name, bundle] of Object.entries(bundlers)) describe(name, () => {
-  const folder = join(built, name);
+for (const [name, bundle] of Object.entries(bundlers))
+  describe(name, () => {
+    const folder = join(built, name);
 
-  before(() => bundle(folder));
+    before(() => bundle(folder));
 
-  test("counts what a visitor does once, also in pages that a server has rendered", async () => {
-    const { origin, asked } = await serve(folder);
-    await visit(origin);
-    assert.deepEqual(asked.filter((path) => /wasm|fallback/.test(path)), [], "one file does it all");
+    test("counts what a visitor does once, also in pages that a server has rendered", async () => {
+      const { origin, asked } = await serve(folder);
+      await visit(origin);
+      assert.deepEqual(
+        asked.filter((path) => /wasm|fallback/.test(path)),
+        [],
+        "one file does it all",
+      );
+    });
+
+    test("does so in a page whose policy allows no wasm", async () => {
+      const { origin } = await serve(folder, STRICT);
+      await visit(origin);
+      assert.equal(await driver.executeScript(wasmWorks), false);
+    });
   });
-
-  test("does so in a page whose policy allows no wasm", async () => {
-    const { origin } = await serve(folder, STRICT);
-    await visit(origin);
-    assert.equal(await driver.executeScript(wasmWorks), false);
-  });
-});
 
 // In development, React's StrictMode makes everything twice, and a module that was edited runs again.
 test("vite's server for development, too, counts once, with one tracker", async () => {
@@ -189,17 +217,24 @@ describe("next", () => {
     next.stdout.resume();
   });
 
-  for (const path of ["/", "/strict"]) test(`counts views, clicks and steps of its router once, at ${path}`, async () => {
-    await driver.get(origin + path);
-    assert.equal(await driver.executeScript(wasmWorks), path === "/");
-    await until(() => collector.events().length === 1, "the view");
-    await driver.findElement(By.id("tea")).click();
-    await driver.findElement(By.id("about")).click();
-    await until(() => collector.events().length === 4, "four events");
-    assert.deepEqual(events(), ["bought", "page_view", "page_view", "tea"]);
-    const views = collector.events().filter(({ event_type }) => event_type === "page_view");
-    assert.deepEqual(views.map(({ url, title }) => [url, title]), [[origin + path, "Shop"], [origin + "/about", "About"]]);
-  });
+  for (const path of ["/", "/strict"])
+    test(`counts views, clicks and steps of its router once, at ${path}`, async () => {
+      await driver.get(origin + path);
+      assert.equal(await driver.executeScript(wasmWorks), path === "/");
+      await until(() => collector.events().length === 1, "the view");
+      await driver.findElement(By.id("tea")).click();
+      await driver.findElement(By.id("about")).click();
+      await until(() => collector.events().length === 4, "four events");
+      assert.deepEqual(events(), ["bought", "page_view", "page_view", "tea"]);
+      const views = collector.events().filter(({ event_type }) => event_type === "page_view");
+      assert.deepEqual(
+        views.map(({ url, title }) => [url, title]),
+        [
+          [origin + path, "Shop"],
+          [origin + "/about", "About"],
+        ],
+      );
+    });
 });
 
 // The script tag as the README shows it, with its policy and what its command prints.
@@ -215,7 +250,7 @@ describe("the script tag", () => {
     const integrity = execFileSync("sh", ["-c", command], { cwd: apps, encoding: "utf8" }).trim();
     assert.match(integrity, /^sha384-.{64}$/);
     here = policy.replace("https://collect.example", collector.origin);
-    const [tag] = /<script src=[^>]* integrity=[^]*?<\/script>/.exec(readme);
+    const [tag] = /<script src=[^>]* integrity=[\s\S]*?<\/script>/.exec(readme);
     const filled = tag
       .replace("https://static.example", "")
       .replace("sha384-…", integrity)
@@ -230,7 +265,10 @@ describe("the script tag", () => {
     const { origin, asked } = await serve(folder, here);
     await driver.get(origin);
     await until(async () => (await status())?.delivered === 1, "the view");
-    assert.deepEqual(asked.filter((path) => path !== "/favicon.ico"), ["/", "/tallymark.js", "/tallymark.wasm"]);
+    assert.deepEqual(
+      asked.filter((path) => path !== "/favicon.ico"),
+      ["/", "/tallymark.js", "/tallymark.wasm"],
+    );
   });
 
   test("fetches the core as a script where no wasm is allowed, and only there", async () => {
@@ -249,7 +287,7 @@ describe("the script tag", () => {
 
     const alone = join(built, "alone");
     mkdirSync(alone);
-    const [stub] = /<script>\nwindow\.tallymark[^]*?<\/script>/.exec(readme);
+    const [stub] = /<script>\nwindow\.tallymark[\s\S]*?<\/script>/.exec(readme);
     writeFileSync(join(alone, "index.html"), `<!doctype html>${stub}`);
     await driver.get((await serve(alone)).origin);
     const calls = methods.map((name) => `tallymark[${JSON.stringify(name)}]("granted")`).join();
@@ -274,7 +312,7 @@ test("what the README shows compiles", () => {
   const folder = join(apps, "../../build/readme");
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
-  const shown = [...readFileSync(join(apps, "../../README.md"), "utf8").matchAll(/^```tsx?\n([^]*?)^```/gm)];
+  const shown = [...readFileSync(join(apps, "../../README.md"), "utf8").matchAll(/^```tsx?\n([\s\S]*?)^```/gm)];
   assert.equal(shown.length, 3);
   shown.forEach(([, code], number) => writeFileSync(join(folder, `${number}.tsx`), code));
   const compilerOptions = {

@@ -154,7 +154,11 @@ async function startDriver(started, [program, ...args], env) {
   const port = await freePort();
   const child = start(started, program, [...args, `--port=${port}`], { env, stdio: "ignore" });
   const url = `http://127.0.0.1:${port}`;
-  const answers = () => fetch(url + "/status").then(({ ok }) => ok, () => false);
+  const answers = () =>
+    fetch(url + "/status").then(
+      ({ ok }) => ok,
+      () => false,
+    );
   for (const deadline = Date.now() + 20_000; !(await answers()); ) {
     if (!running.has(child) || Date.now() > deadline) throw new Error(`${program} does not start`);
     await new Promise((resolve) => setTimeout(resolve, 20));

@@ -11,6 +11,7 @@ export const SITE = "tallymark/shop/";
 
 const dist = (file) => new URL(`../dist/${file}`, import.meta.url);
 const wasm = readFileSync(dist("tallymark.wasm"));
+const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8"));
 // Each page runs the package anew, with the page's things in place of Node's.
 const program = (file, options) => {
   const { code } = transformSync(readFileSync(dist(file), "utf8"), options);
@@ -24,7 +25,13 @@ const runTag = program("tallymark.js", {});
 /** One of the source's modules, with all that it imports. */
 export function source(name) {
   const entry = new URL(`../src/${name}.ts`, import.meta.url).pathname;
-  const [{ text }] = buildSync({ entryPoints: [entry], bundle: true, format: "esm", write: false }).outputFiles;
+  const [{ text }] = buildSync({
+    entryPoints: [entry],
+    bundle: true,
+    format: "esm",
+    write: false,
+    define: { VERSION: JSON.stringify(version) },
+  }).outputFiles;
   return import("data:text/javascript," + encodeURIComponent(text));
 }
 
@@ -38,7 +45,10 @@ class Storage {
     return Object.hasOwn(this, name) ? this[name] : null;
   }
   setItem(name, value) {
-    const used = Object.entries(this).reduce((sum, [key, text]) => sum + (key === name ? 0 : key.length + text.length), 0);
+    const used = Object.entries(this).reduce(
+      (sum, [key, text]) => sum + (key === name ? 0 : key.length + text.length),
+      0,
+    );
     if (used + name.length + value.length > this.#quota()) throw new DOMException("full", "QuotaExceededError");
     this[name] = String(value);
   }
@@ -133,16 +143,27 @@ export function browser(changes = {}) {
     /** The names of what is kept, without the site's. */
     kept: () => Object.keys(self.storage).map((name) => name.slice(SITE.length)),
     /** The batches that are kept. */
-    stored: () => Object.entries(self.storage).filter(([name]) => name.slice(SITE.length)[36] === "/").map(([, text]) => text),
+    stored: () =>
+      Object.entries(self.storage)
+        .filter(([name]) => name.slice(SITE.length)[36] === "/")
+        .map(([, text]) => text),
     /** The locks that are held. */
     held: () => [...locks].filter(([, queue]) => queue.length).map(([name]) => name),
     open,
   });
 
-  function open({ url = "https://shop.example/tea/?q=1", referrer = "https://search.example/", hidden = false, prerendering = false } = {}) {
+  function open({
+    url = "https://shop.example/tea/?q=1",
+    referrer = "https://search.example/",
+    hidden = false,
+    prerendering = false,
+  } = {}) {
     const timers = new Set();
     const window = Object.assign(new EventTarget(), { gone: false });
-    const ifAlive = (act) => (...values) => void (!window.gone && latest === self && act(...values));
+    const ifAlive =
+      (act) =>
+      (...values) =>
+        void (!window.gone && latest === self && act(...values));
     const document = Object.assign(new EventTarget(), { title: "Tea", referrer, baseURI: url, hidden, prerendering });
     const location = { href: url };
     const go = (_, __, to) => {
@@ -157,7 +178,8 @@ export function browser(changes = {}) {
       Element,
       console: { ...console, warn: (...words) => self.said.push(words) },
       WebAssembly: {
-        instantiate: (...of) => (self.wasm ? WebAssembly.instantiate(...of) : Promise.reject(new WebAssembly.CompileError("policy"))),
+        instantiate: (...of) =>
+          self.wasm ? WebAssembly.instantiate(...of) : Promise.reject(new WebAssembly.CompileError("policy")),
       },
       importScript: (href) => import(dist(href.split("/").at(-1))),
       setTimeout: (act, wait = 0) => {
@@ -192,10 +214,20 @@ export function browser(changes = {}) {
     };
     return Object.assign(page, {
       createTracker,
-      track: (options) => createTracker({ endpoint: "https://collect.example", username: "shop", key: "k", pageViews: false, ...options }),
+      track: (options) =>
+        createTracker({
+          endpoint: "https://collect.example",
+          username: "shop",
+          key: "k",
+          pageViews: false,
+          ...options,
+        }),
       /** As the script tag starts it, with the wasm to be loaded. */
       tag(dataset) {
-        document.currentScript = { src: "https://shop.example/lib/tallymark.js", dataset: { endpoint: "/", username: "shop", key: "k", pageViews: "false", ...dataset } };
+        document.currentScript = {
+          src: "https://shop.example/lib/tallymark.js",
+          dataset: { endpoint: "/", username: "shop", key: "k", pageViews: "false", ...dataset },
+        };
         return runTag(page);
       },
       /** Another tab is looked at, or this one again. */

@@ -2,11 +2,15 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { SITE, adds, browser, dice, pass, ready, receipt, settle, status } from "./fake.mjs";
+import { adds, browser, dice, pass, ready, receipt, SITE, settle, status } from "./fake.mjs";
 
 const never = () => new Promise(() => {});
 const texts = (site) => site.requests.map(({ text }) => text);
-const names = (site) => site.events().map(({ name }) => name).sort();
+const names = (site) =>
+  site
+    .events()
+    .map(({ name }) => name)
+    .sort();
 
 /** No batch went out twice, and no event in two batches. */
 function once(site) {
@@ -103,9 +107,21 @@ for (const locks of [true, false]) {
     assert.equal(site.events().length, 50 + 3 * 40);
     once(site);
     trackers.forEach(adds);
-    assert.equal(trackers.reduce((sum, tracker) => sum + tracker.status().delivered, 0), 170);
+    assert.equal(
+      trackers.reduce((sum, tracker) => sum + tracker.status().delivered, 0),
+      170,
+    );
     clean(site);
-    assert.equal(new Set(site.events().slice(50).map(({ session_id }) => session_id)).size, 1, "they share a session");
+    assert.equal(
+      new Set(
+        site
+          .events()
+          .slice(50)
+          .map(({ session_id }) => session_id),
+      ).size,
+      1,
+      "they share a session",
+    );
   });
 
   test(`a page that comes back from the browser's cache starts anew (${how})`, async () => {
@@ -129,7 +145,13 @@ for (const locks of [true, false]) {
     tracker.track("again");
     await pass(30_000);
     const counted = new Map(site.requests.map(({ batch }) => [batch.batch_id, batch.events])).values();
-    assert.deepEqual([...counted].flat().map(({ event_type, name }) => name ?? event_type).sort(), ["again", "page_view", "page_view", "while it is put away"]);
+    assert.deepEqual(
+      [...counted]
+        .flat()
+        .map(({ event_type, name }) => name ?? event_type)
+        .sort(),
+      ["again", "page_view", "page_view", "while it is put away"],
+    );
     assert.deepEqual([tracker.status().queued, other.status().queued], [0, 0]);
     adds(tracker);
     adds(other);
@@ -160,13 +182,15 @@ for (const locks of [true, false]) {
         const page = site.open();
         return { page, tracker: page.track(), away: false };
       };
-      let pages = [open()];
+      const pages = [open()];
       let made = 0;
       for (let step = 0; step < 150; step++) {
         const at = roll(pages.length);
         const one = pages[at];
         const act = roll(12);
-        if (act < 5) for (let event = roll(30); event >= 0; event--) one.tracker.track(`${made++}`, { text: "x".repeat(roll(400)) });
+        if (act < 5)
+          for (let event = roll(30); event >= 0; event--)
+            one.tracker.track(`${made++}`, { text: "x".repeat(roll(400)) });
         else if (act === 5 && pages.length < 6) pages.push(open());
         else if (act === 6 || act === 7) {
           if (act === 6) one.page.close();
@@ -196,7 +220,10 @@ for (const locks of [true, false]) {
       }
       const times = Array(made).fill(0);
       for (const { name } of [...counted.values()].flat()) times[name]++;
-      assert.deepEqual(times.flatMap((count, name) => (count === 1 ? [] : [`${name}: ${count} times`])), []);
+      assert.deepEqual(
+        times.flatMap((count, name) => (count === 1 ? [] : [`${name}: ${count} times`])),
+        [],
+      );
       assert.deepEqual(site.stored(), []);
     } catch (error) {
       error.message += `\nSEED=${seed}`;
@@ -262,8 +289,14 @@ test("a batch is gone from storage when its receipt is there, and not before", a
 test("damaged texts are counted, forgotten, and cost nothing else", async () => {
   const site = browser();
   const lane = "019aa300-0000-7000-8000-000000000000";
-  for (const [id, text] of [["a", "x"], ["019aa300-0000-7000-8000-000000000001", "{}"], ["", "\n]"]]) site.storage.setItem(`${SITE}${lane}/${id}`, text);
-  for (const name of ["x", "not/ours", "x".repeat(36) + "/y", "session", "visitor", "blocked"]) site.storage.setItem(SITE + name, "\0 7 {");
+  for (const [id, text] of [
+    ["a", "x"],
+    ["019aa300-0000-7000-8000-000000000001", "{}"],
+    ["", "\n]"],
+  ])
+    site.storage.setItem(`${SITE}${lane}/${id}`, text);
+  for (const name of ["x", "not/ours", "x".repeat(36) + "/y", "session", "visitor", "blocked"])
+    site.storage.setItem(SITE + name, "\0 7 {");
   site.storage.setItem("another site's", "stays");
   const tracker = site.open().track({ anonymousId: true });
   await ready(tracker);
@@ -315,12 +348,18 @@ test("full storage: what is kept stays, what comes is in memory, and when there 
   site.quota = Infinity;
   tracker.track("kept again");
   await settle();
-  assert.deepEqual(site.stored().map((text) => text.match(/"name":"([^"]*)/)[1]), ["kept", "kept again"]);
+  assert.deepEqual(
+    site.stored().map((text) => text.match(/"name":"([^"]*)/)[1]),
+    ["kept", "kept again"],
+  );
   assert.equal(tracker.status().queued, 4);
   adds(tracker);
   site.answer = (batch) => receipt(batch);
   await pass(60_000);
-  assert.deepEqual(names(site).filter((name, at, all) => name !== all[at - 1]), ["in memory", "kept", "kept again"]);
+  assert.deepEqual(
+    names(site).filter((name, at, all) => name !== all[at - 1]),
+    ["in memory", "kept", "kept again"],
+  );
   assert.equal(tracker.status().delivered, 4);
   assert.deepEqual(site.stored(), []);
 });
@@ -353,6 +392,9 @@ test("two sites on one origin keep apart", async () => {
   for (const tracker of trackers) tracker.track("n");
   await settle();
   trackers[0].optOut();
-  assert.deepEqual(trackers.map((tracker) => tracker.status().queued), [0, 1]);
+  assert.deepEqual(
+    trackers.map((tracker) => tracker.status().queued),
+    [0, 1],
+  );
   assert.equal(Object.keys(site.storage).filter((name) => name.startsWith("tallymark/blog/")).length, 2);
 });

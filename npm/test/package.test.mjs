@@ -6,17 +6,37 @@ import { existsSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { promisify } from "node:util";
 import { instantiate } from "../dist/fallback.js";
-import { dice } from "./fake.mjs";
+import { dice, source } from "./fake.mjs";
 
 const cwd = new URL("..", import.meta.url);
 const run = promisify(execFile);
 const NOW = 1_763_673_600_000;
-const FILES = ["fallback.js", "index.d.ts", "index.js", "index.js.map", "react.d.ts", "react.js", "react.js.map", "tallymark.js", "tallymark.js.map", "tallymark.wasm"];
+const FILES = [
+  "fallback.js",
+  "index.d.ts",
+  "index.js",
+  "index.js.map",
+  "react.d.ts",
+  "react.js",
+  "react.js.map",
+  "tallymark.js",
+  "tallymark.js.map",
+  "tallymark.wasm",
+  "types.d.ts",
+];
 
 test("the package holds what it should and nothing else", () => {
-  const [{ files }] = JSON.parse(execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], { cwd, stdio: ["ignore", "pipe", "ignore"] }));
+  const [{ files }] = JSON.parse(
+    execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], {
+      cwd,
+      stdio: ["ignore", "pipe", "ignore"],
+    }),
+  );
   const licences = ["LICENSE-APACHE", "LICENSE-MIT"].filter((file) => existsSync(new URL(file, cwd)));
-  assert.deepEqual(files.map(({ path }) => path).sort(), [...licences, "README.md", ...FILES.map((file) => "dist/" + file), "package.json"].sort());
+  assert.deepEqual(
+    files.map(({ path }) => path).sort(),
+    [...licences, "README.md", ...FILES.map((file) => "dist/" + file), "package.json"].sort(),
+  );
 });
 
 test("everything that is exported is there", () => {
@@ -27,16 +47,26 @@ test("everything that is exported is there", () => {
 
 test("no file that is published names a path of this machine", () => {
   const wasm = readFileSync(new URL("dist/tallymark.wasm", cwd));
-  assert.ok(readFileSync(new URL("dist/index.js", cwd), "utf8").includes(wasm.toString("hex")), "it is in the module as it is in the file");
+  assert.ok(
+    readFileSync(new URL("dist/index.js", cwd), "utf8").includes(wasm.toString("hex")),
+    "it is in the module as it is in the file",
+  );
   for (const file of FILES) {
-    assert.doesNotMatch(readFileSync(new URL("dist/" + file, cwd), "latin1"), /\/(root|home|work|tmp|rustc|cargo|rustup|var)\b|\.(cargo|rustup)/, file);
+    assert.doesNotMatch(
+      readFileSync(new URL("dist/" + file, cwd), "latin1"),
+      /\/(root|home|work|tmp|rustc|cargo|rustup|var)\b|\.(cargo|rustup)/,
+      file,
+    );
   }
 });
 
 test("source maps bring their sources, and point nowhere else", () => {
   for (const file of FILES.filter((file) => file.endsWith(".map"))) {
     const { sources, sourcesContent } = JSON.parse(readFileSync(new URL("dist/" + file, cwd), "utf8"));
-    assert.ok(sources.length && sources.every((source, at) => /^\.\.\/src\/\w+\.tsx?$/.test(source) && sourcesContent[at]), String(sources));
+    assert.ok(
+      sources.length && sources.every((source, at) => /^\.\.\/src\/\w+\.tsx?$/.test(source) && sourcesContent[at]),
+      String(sources),
+    );
   }
 });
 
@@ -46,7 +76,20 @@ test("publint finds nothing", async () => {
 });
 
 test("its types are found by everything that loads modules", async () => {
-  await run("node_modules/.bin/attw", ["--pack", ".", "--profile", "esm-only", "--exclude-entrypoints", "./tallymark.js", "./tallymark.wasm", "./fallback.js"], { cwd });
+  await run(
+    "node_modules/.bin/attw",
+    [
+      "--pack",
+      ".",
+      "--profile",
+      "esm-only",
+      "--exclude-entrypoints",
+      "./tallymark.js",
+      "./tallymark.wasm",
+      "./fallback.js",
+    ],
+    { cwd },
+  );
 });
 
 test("on a server a tracker does nothing, and does not keep it running", () => {
@@ -66,8 +109,23 @@ test("on a server a tracker does nothing, and does not keep it running", () => {
     console.log(JSON.stringify([tracker.status(), Object.keys(react).length > 0]));
   `;
   // The package can import itself by its name, as others do.
-  const said = execFileSync(process.execPath, ["--input-type=module", "-e", script], { cwd, encoding: "utf8", timeout: 20_000 });
-  const nothing = { made: 0, adopted: 0, delivered: 0, rejected: 0, dropped: {}, queued: 0, paused: null, off: null, ready: false, failed: null };
+  const said = execFileSync(process.execPath, ["--input-type=module", "-e", script], {
+    cwd,
+    encoding: "utf8",
+    timeout: 20_000,
+  });
+  const nothing = {
+    made: 0,
+    adopted: 0,
+    delivered: 0,
+    rejected: 0,
+    dropped: {},
+    queued: 0,
+    paused: null,
+    disabledReason: null,
+    ready: false,
+    failed: null,
+  };
   assert.deepEqual(JSON.parse(said), [nothing, true]);
 });
 
@@ -83,7 +141,7 @@ function host(seed) {
     begin: () => add(1),
     extend: (batch) => (roll(20) ? (events.set(batch, events.get(batch) + 1), 1) : 0),
     seal: () => (roll(10) ? 1 : 0),
-    part: (whole, number, from, to) => add(to - from),
+    part: (_whole, _number, from, to) => add(to - from),
     remove: (batch) => void events.delete(batch),
     size: () => 100 + roll(40_000),
   };
@@ -103,7 +161,10 @@ test("as a script, the core decides exactly what it decides as wasm", async () =
   let calls = 0;
   for (let seed = 1; seed <= 20; seed++) {
     const hosts = [host(seed), host(seed)];
-    const cores = [(await WebAssembly.instantiate(module, { host: hosts[0].acts })).exports, await instantiate({ host: hosts[1].acts })];
+    const cores = [
+      (await WebAssembly.instantiate(module, { host: hosts[0].acts })).exports,
+      await instantiate({ host: hosts[1].acts }),
+    ];
     const both = (act, ...values) => {
       const [wasm, script] = cores.map((core) => core[act](...values));
       assert.equal(script, wasm, `${act}(${values}) of seed ${seed}`);
@@ -124,13 +185,25 @@ test("as a script, the core decides exactly what it decides as wasm", async () =
         const count = hosts[0].events.get(batch) ?? 1;
         const retry = roll(4) ? 0 : roll(count + 2);
         const rejected = roll(3) ? 0 : 1;
-        both("answer", now, batch, statuses[roll(statuses.length)], [NaN, 0, 5000, 1e12][roll(4)], count - retry - rejected, rejected, retry);
+        both(
+          "answer",
+          now,
+          batch,
+          statuses[roll(statuses.length)],
+          [NaN, 0, 5000, 1e12][roll(4)],
+          count - retry - rejected,
+          rejected,
+          retry,
+        );
       } else if (act === 18) now += [1, 700, 3000, 400_000, -5000, 3 * 86_400_000][roll(6)];
-      else if (roll(4) === 0) both("flush");
-      else if (roll(8) === 0) both("resume");
-      else if (roll(4) === 0) both("lose", roll(8), roll(5));
-      else if (roll(20) === 0) for (const strange of [NaN, -1, 0, 2 ** 53]) both("poll", strange);
-      for (let place = 0; place < 10; place++) both("figure", place);
+      else {
+        const other = roll(20);
+        if (other < 6) both("flush");
+        else if (other < 8) both("resume");
+        else if (other < 12) both("lose", roll(8), roll(5));
+        else if (other === 12) for (const strange of [NaN, -1, 0, 2 ** 53]) both("poll", strange);
+      }
+      for (let place = 0; place < 10; place++) both("stat", place);
     }
     assert.deepEqual(hosts[1].said, hosts[0].said);
     assert.ok(hosts[0].said.length > 100);
@@ -138,14 +211,45 @@ test("as a script, the core decides exactly what it decides as wasm", async () =
   assert.ok(calls > 20_000);
 });
 
+test("drop reasons have the same order and names in the wire format, in the core and in the scripts", async () => {
+  const reasons = JSON.parse(readFileSync(new URL("../sdk/tests/wire/reasons.json", cwd), "utf8"));
+  const { REASONS } = await source("batches");
+  assert.deepEqual(REASONS, reasons);
+  const { acts, said } = host(1);
+  Object.assign(acts, { begin: () => 1, size: () => 100, seal: (...values) => (said.push(values), 1) });
+  const code = readFileSync(new URL("dist/tallymark.wasm", cwd));
+  const { exports: core } = (await WebAssembly.instantiate(code, { host: acts })).instance;
+  const events = reasons.map((_, place) => place + 1);
+  for (const [place, count] of events.entries()) core.lose(place, count);
+  // The core knows no further reason.
+  core.lose(reasons.length, 1);
+  const first = 3;
+  assert.deepEqual(
+    [...events, 0].map((_, place) => core.stat(first + place)),
+    [...events, 0],
+  );
+  core.push(NOW, 100);
+  core.flush();
+  core.poll(NOW);
+  assert.deepEqual(said, [[1, ...events]], "reported with the batch");
+});
+
 test("memory stays small however long the page lives", async () => {
   const { acts, events } = host(3);
-  Object.assign(acts, { begin: () => (events.set(1e6, 1), 1e6), extend: (batch) => events.set(batch, events.get(batch) + 1) && 1, seal: () => 1, size: () => 1000 });
-  const { instance: { exports: core } } = await WebAssembly.instantiate(readFileSync(new URL("dist/tallymark.wasm", cwd)), { host: acts });
+  Object.assign(acts, {
+    begin: () => (events.set(1e6, 1), 1e6),
+    extend: (batch) => events.set(batch, events.get(batch) + 1) && 1,
+    seal: () => 1,
+    size: () => 1000,
+  });
+  const {
+    instance: { exports: core },
+  } = await WebAssembly.instantiate(readFileSync(new URL("dist/tallymark.wasm", cwd)), { host: acts });
   const live = (rounds) => {
     for (let round = 0; round < rounds; round++) {
       core.push(NOW + round, 500);
-      for (let then; (then = core.poll(NOW + round)) < 0; ) core.answer(NOW + round, -then, 200, NaN, events.get(-then), 0, 0);
+      for (let then; (then = core.poll(NOW + round)) < 0; )
+        core.answer(NOW + round, -then, 200, NaN, events.get(-then), 0, 0);
     }
   };
   live(2000);
@@ -153,5 +257,5 @@ test("memory stays small however long the page lives", async () => {
   live(50_000);
   assert.equal(core.memory.buffer.byteLength, before);
   assert.ok(before <= 192 * 1024, `${before} bytes`);
-  assert.ok(core.figure(1) > 51_000);
+  assert.ok(core.stat(1) > 51_000);
 });

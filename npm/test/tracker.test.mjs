@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { mock, test } from "node:test";
-import { NOW, adds, browser, dice, pass, ready, receipt, settle, status, until } from "./fake.mjs";
+import { adds, browser, dice, NOW, pass, ready, receipt, settle, status, until } from "./fake.mjs";
 
 /** A page whose tracker runs. */
 async function start(options, changes, page) {
@@ -42,14 +42,22 @@ test("calls before the core is there keep their order and their times", async ()
 test("calls made through the snippet are made up for at their own times, and those after it pass through", async () => {
   const site = browser();
   const page = site.open();
-  const early = [["track", NOW - 5000, "first", { a: 1 }], ["pageView", NOW - 4000], ["nothing", NOW], ["click", NOW - 3000, "buy"]];
+  const early = [
+    ["track", NOW - 5000, "first", { a: 1 }],
+    ["pageView", NOW - 4000],
+    ["nothing", NOW],
+    ["click", NOW - 3000, "buy"],
+  ];
   page.tallymark = { q: early };
   page.tag();
   await ready(page.tallymark);
   early.push(["track", NOW - 1000, "last"]);
   page.tallymark.flush();
   await pass(2500);
-  assert.deepEqual(site.events().map(({ occurred_at }) => occurred_at - NOW), [-5000, -4000, -3000, -1000]);
+  assert.deepEqual(
+    site.events().map(({ occurred_at }) => occurred_at - NOW),
+    [-5000, -4000, -3000, -1000],
+  );
   const tracker = page.tallymark;
   page.tag();
   assert.equal(page.tallymark, tracker, "a second tag does not count everything twice");
@@ -108,7 +116,16 @@ test("a router's steps are one view for each page, with the one before as the re
   });
   await pass(3000);
   assert.deepEqual(paths(site), ["/tea/?q=1", "/a?sort=1", "/b", "/a"]);
-  assert.deepEqual(site.events().slice(1).map(({ referral_url }) => referral_url), site.events().slice(0, -1).map(({ url }) => url));
+  assert.deepEqual(
+    site
+      .events()
+      .slice(1)
+      .map(({ referral_url }) => referral_url),
+    site
+      .events()
+      .slice(0, -1)
+      .map(({ url }) => url),
+  );
 });
 
 test("with the option, what differs behind # is another page", async () => {
@@ -150,7 +167,10 @@ test("a page rendered in advance counts when it is shown, and leaves nothing if 
   page.document.dispatchEvent(new Event("prerenderingchange"));
   await ready(tracker);
   await pass(3000);
-  assert.deepEqual(site.events().map(({ event_type }) => event_type), ["custom", "page_view"]);
+  assert.deepEqual(
+    site.events().map(({ event_type }) => event_type),
+    ["custom", "page_view"],
+  );
   adds(tracker);
 });
 
@@ -170,14 +190,32 @@ test("clicks on marked elements count, unless the site turns that off", async ()
     page.press({ "data-tallymark-click": "typo", "data-tallymark-props": "{" });
     page.press({});
     await pass(2100);
-    assert.deepEqual(site.events().map(({ button_id, properties }) => [button_id, properties]), trackClicks ? [["buy", { price: 2.4 }], ["typo", undefined]] : []);
+    assert.deepEqual(
+      site.events().map(({ button_id, properties }) => [button_id, properties]),
+      trackClicks
+        ? [
+            ["buy", { price: 2.4 }],
+            ["typo", undefined],
+          ]
+        : [],
+    );
   }
 });
 
 test("bad arguments never throw, are counted, and are told about on request", async () => {
   const circular = {};
   circular.self = circular;
-  const hostile = new Proxy({}, { get: () => { throw new Error("mine"); }, ownKeys: () => { throw new Error("mine"); } });
+  const hostile = new Proxy(
+    {},
+    {
+      get: () => {
+        throw new Error("mine");
+      },
+      ownKeys: () => {
+        throw new Error("mine");
+      },
+    },
+  );
   const bad = [
     (tracker) => tracker.track(),
     (tracker) => tracker.track(7),
@@ -193,7 +231,12 @@ test("bad arguments never throw, are counted, and are told about on request", as
     (tracker) => tracker.track("n", "text"),
     (tracker) => tracker.track("n", () => {}),
     (tracker) => tracker.track("n", { text: "x".repeat(1e6) }),
-    (tracker) => tracker.track("n", { toJSON() { throw new Error("mine"); } }),
+    (tracker) =>
+      tracker.track("n", {
+        toJSON() {
+          throw new Error("mine");
+        },
+      }),
     (tracker) => tracker.click(null),
     (tracker) => tracker.click("b".repeat(257)),
     (tracker) => tracker.pageView({ url: "http://[" }),
@@ -211,7 +254,10 @@ test("bad arguments never throw, are counted, and are told about on request", as
   tracker.track("good");
   await pass(2100);
   const { made, delivered, dropped } = tracker.status();
-  assert.deepEqual({ made, delivered, dropped }, { made: bad.length + 1, delivered: 1, dropped: { invalid: bad.length } });
+  assert.deepEqual(
+    { made, delivered, dropped },
+    { made: bad.length + 1, delivered: 1, dropped: { invalid: bad.length } },
+  );
   assert.equal(site.events().length, 1);
   assert.equal(site.said.length, bad.length);
 });
@@ -219,16 +265,73 @@ test("bad arguments never throw, are counted, and are told about on request", as
 test("whatever is called with whatever, in whatever order, nothing throws and everything adds up", async () => {
   const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 32));
   const roll = dice(seed);
-  const hostile = new Proxy(() => {}, { get: () => { throw new Error("mine"); } });
-  const values = [undefined, null, 0, -1, NaN, 1n, "", "n", "x".repeat(200), "x".repeat(40_000), "\ud83c", {}, [], { a: 1 }, { toString: 7 }, hostile, () => {}, Symbol("s"), new Date(NaN), new Map(), true, "granted", "pending", "denied", "granted", { url: "/a" }, { url: 7, title: hostile }];
-  const answers = [(batch) => receipt(batch), () => status(503), () => status(413), () => status(401), () => status(400), () => Promise.reject(new TypeError("network")), (batch) => receipt(batch, { accepted: 0, retry: batch.events.map((_, at) => at) })];
+  const hostile = new Proxy(() => {}, {
+    get: () => {
+      throw new Error("mine");
+    },
+  });
+  const values = [
+    undefined,
+    null,
+    0,
+    -1,
+    NaN,
+    1n,
+    "",
+    "n",
+    "x".repeat(200),
+    "x".repeat(40_000),
+    "\ud83c",
+    {},
+    [],
+    { a: 1 },
+    { toString: 7 },
+    hostile,
+    () => {},
+    Symbol("s"),
+    new Date(NaN),
+    new Map(),
+    true,
+    "granted",
+    "pending",
+    "denied",
+    "granted",
+    { url: "/a" },
+    { url: 7, title: hostile },
+  ];
+  const answers = [
+    (batch) => receipt(batch),
+    () => status(503),
+    () => status(413),
+    () => status(401),
+    () => status(400),
+    () => Promise.reject(new TypeError("network")),
+    (batch) => receipt(batch, { accepted: 0, retry: batch.events.map((_, at) => at) }),
+  ];
   try {
     for (let round = 0; round < 6; round++) {
       const site = browser({ locks: roll(2) > 0, answer: (batch) => answers[roll(answers.length)](batch) });
       const page = site.open();
-      const tracker = page.track({ pageViews: true, anonymousId: true, beforeSend: (event) => [event, event, event, values[roll(values.length)]][roll(4)] });
+      const tracker = page.track({
+        pageViews: true,
+        anonymousId: true,
+        beforeSend: (event) => [event, event, event, values[roll(values.length)]][roll(4)],
+      });
       const methods = Object.keys(tracker);
-      const calls = [...methods, "track", "track", "track", "click", "optIn", "hide", "comeBack", "online", "refuse", "wait", "step"];
+      const calls = [
+        ...methods,
+        "track",
+        "track",
+        "track",
+        "click",
+        "optIn",
+        "hide",
+        "comeBack",
+        "online",
+        "refuse",
+        "wait",
+        "step",
+      ];
       for (let call = 0; call < 300; call++) {
         const method = calls[roll(calls.length)];
         const some = () => values[roll(values.length)];
@@ -253,7 +356,13 @@ test("whatever is called with whatever, in whatever order, nothing throws and ev
 test("missing options are told about once, and nothing throws", async () => {
   const site = browser();
   const page = site.open();
-  for (const options of [{ key: "" }, { endpoint: "http://[" }, { username: undefined }, { username: "b", key: undefined }, { endpoint: 7 }]) {
+  for (const options of [
+    { key: "" },
+    { endpoint: "http://[" },
+    { username: undefined },
+    { username: "b", key: undefined },
+    { endpoint: 7 },
+  ]) {
     const before = site.said.length;
     const tracker = page.track(options);
     tracker.click("buy");
@@ -374,7 +483,10 @@ test("a person has the site's own name until it is taken away", async () => {
     tracker.click("buy");
   }
   await pass(2100);
-  assert.deepEqual(site.events().map(({ user_id }) => user_id), ["anna", undefined, undefined, undefined]);
+  assert.deepEqual(
+    site.events().map(({ user_id }) => user_id),
+    ["anna", undefined, undefined, undefined],
+  );
 });
 
 test("beforeSend changes, drops, and may be wrong without harm", async () => {
@@ -383,7 +495,9 @@ test("beforeSend changes, drops, and may be wrong without harm", async () => {
     () => null,
     () => false,
     () => {},
-    () => { throw new Error("mine"); },
+    () => {
+      throw new Error("mine");
+    },
     () => "text",
     () => 7,
     () => ({}),
@@ -416,14 +530,18 @@ test("consent that is pending stores and sends nothing; granted, everything is m
   page.comeBack();
   await pass(60_000);
   assert.deepEqual([site.kept(), site.held(), site.requests], [[], [], []]);
-  assert.deepEqual([tracker.status().made, tracker.status().queued, tracker.status().off], [3, 3, null]);
+  assert.deepEqual([tracker.status().made, tracker.status().queued, tracker.status().disabledReason], [3, 3, null]);
   tracker.setConsent("granted");
-  await settle();
+  await null;
   assert.equal(site.stored().length, 1, "safe at once");
   await ready(tracker);
   await pass(3000);
   assert.equal(tracker.status().delivered, 3);
-  assert.deepEqual(site.events().map(({ occurred_at }) => occurred_at), [NOW, NOW, NOW], "when they happened");
+  assert.deepEqual(
+    site.events().map(({ occurred_at }) => occurred_at),
+    [NOW, NOW, NOW],
+    "when they happened",
+  );
   adds(tracker);
   page.close();
 
@@ -449,7 +567,13 @@ test("consent that is withdrawn for the time being stops storing and sending", a
   tracker.setConsent("granted");
   await ready(tracker);
   await pass(15_000);
-  assert.deepEqual(site.events().map(({ button_id }) => button_id).sort(), ["before", "during"]);
+  assert.deepEqual(
+    site
+      .events()
+      .map(({ button_id }) => button_id)
+      .sort(),
+    ["before", "during"],
+  );
   adds(tracker);
 });
 
@@ -487,7 +611,7 @@ for (const [how, act, undo, off] of [
     assert.deepEqual(site.kept(), off === "opted_out" ? ["out"] : []);
     assert.deepEqual(site.held(), []);
     assert.equal(site.requests.length, tried);
-    assert.deepEqual([tracker.status().off, tracker.status().made, tracker.status().queued], [off, 0, 0]);
+    assert.deepEqual([tracker.status().disabledReason, tracker.status().made, tracker.status().queued], [off, 0, 0]);
     adds(tracker);
     site.answer = (batch) => receipt(batch);
     undo(tracker);
@@ -495,7 +619,13 @@ for (const [how, act, undo, off] of [
     await ready(tracker);
     await pass(12_000);
     const { session_id } = site.events()[0];
-    assert.deepEqual(site.events().slice(tried > 0 ? -1 : 0).map(({ button_id }) => button_id), ["again"]);
+    assert.deepEqual(
+      site
+        .events()
+        .slice(tried > 0 ? -1 : 0)
+        .map(({ button_id }) => button_id),
+      ["again"],
+    );
     assert.notEqual(site.events().at(-1).session_id, session_id, "nothing ties it to what was before");
     adds(tracker);
   });
@@ -511,7 +641,7 @@ test("an opt-out holds for the next page and for the other tabs", async () => {
   const next = site.open().track();
   for (const one of [tracker, other, next]) {
     one.click("buy");
-    assert.deepEqual([one.status().off, one.status().made], ["opted_out", 0]);
+    assert.deepEqual([one.status().disabledReason, one.status().made], ["opted_out", 0]);
   }
   await pass(5000);
   assert.deepEqual([site.kept(), site.requests.length], [["out"], 0]);
@@ -526,7 +656,7 @@ test("an opt-out where storage is refused holds for the page", async () => {
   tracker.optOut();
   tracker.click("buy");
   await pass(5000);
-  assert.deepEqual([tracker.status().off, site.requests.length], ["opted_out", 0]);
+  assert.deepEqual([tracker.status().disabledReason, site.requests.length], ["opted_out", 0]);
 });
 
 test("Global Privacy Control is honoured unless the site says otherwise, Do Not Track if it says so", async () => {
@@ -543,7 +673,7 @@ test("Global Privacy Control is honoured unless the site says otherwise, Do Not 
     await pass(100);
     if (!off) await ready(tracker);
     await pass(3000);
-    assert.equal(tracker.status().off, off);
+    assert.equal(tracker.status().disabledReason, off);
     assert.equal(site.requests.length, off ? 0 : 1);
     if (off) assert.deepEqual(site.kept(), []);
   }
@@ -620,6 +750,9 @@ test("a crash of the core never reaches the page, and events wait for the next o
   const heir = site.open().track();
   await ready(heir);
   await pass(10_000);
-  assert.ok(["before", "after"].every((name) => site.events().some(({ button_id }) => button_id === name)), failed);
+  assert.ok(
+    ["before", "after"].every((name) => site.events().some(({ button_id }) => button_id === name)),
+    failed,
+  );
   adds(heir);
 });

@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { NOW, adds, browser, pass, ready, receipt, settle, status, until } from "./fake.mjs";
+import { adds, browser, NOW, pass, ready, receipt, settle, status, until } from "./fake.mjs";
 
 /** A page whose tracker runs. */
 async function start(changes, options) {
@@ -31,8 +31,21 @@ test("a batch leaves within two seconds, with everything that the collector asks
   assert.equal(init.cache, "no-store");
   assert.equal(batch.sdk, "tallymark-js/0.1.0");
   const [{ event_type, occurred_at, name, properties }] = batch.events;
-  assert.deepEqual({ event_type, occurred_at, name, properties }, { event_type: "custom", occurred_at: NOW, name: "charge", properties: { value: 100 } });
-  const rest = { made: 1, adopted: 0, rejected: 0, dropped: {}, queued: 0, paused: null, off: null, ready: true, failed: null };
+  assert.deepEqual(
+    { event_type, occurred_at, name, properties },
+    { event_type: "custom", occurred_at: NOW, name: "charge", properties: { value: 100 } },
+  );
+  const rest = {
+    made: 1,
+    adopted: 0,
+    rejected: 0,
+    dropped: {},
+    queued: 0,
+    paused: null,
+    disabledReason: null,
+    ready: true,
+    failed: null,
+  };
   assert.deepEqual(tracker.status(), { ...rest, delivered: 1 });
 });
 
@@ -63,7 +76,9 @@ test("a retry sends the same bytes under the same id, and the event counts once"
 test("Retry-After is honoured, in seconds and as a date, of 429 as of 503", async () => {
   for (const code of [429, 503]) {
     for (const after of ["7", new Date(NOW + 7000).toUTCString()]) {
-      const { site, tracker } = await start({ answer: (batch, number) => (number ? receipt(batch) : status(code, { "Retry-After": after })) });
+      const { site, tracker } = await start({
+        answer: (batch, number) => (number ? receipt(batch) : status(code, { "Retry-After": after })),
+      });
       tracker.click("buy");
       tracker.flush();
       await pass(6900);
@@ -76,7 +91,9 @@ test("Retry-After is honoured, in seconds and as a date, of 429 as of 503", asyn
 
 test("a Retry-After that says nothing is none, and no answer makes the tracker wait for ever", async () => {
   for (const after of ["", "soon", "-1", "0", "NaN", "Infinity", "1e99", new Date(NOW - 1e6).toUTCString()]) {
-    const { site, tracker } = await start({ answer: (batch, number) => (number ? receipt(batch) : status(503, { "Retry-After": after })) });
+    const { site, tracker } = await start({
+      answer: (batch, number) => (number ? receipt(batch) : status(503, { "Retry-After": after })),
+    });
     tracker.click("buy");
     tracker.flush();
     await pass(3_700_000 * 24);
@@ -135,9 +152,17 @@ test("what a captive portal answers is not delivery", async () => {
     tracker.flush();
     await settle();
     assert.equal(site.requests.length, 1);
-    assert.deepEqual([tracker.status().delivered, tracker.status().queued, site.stored().length], [0, 1, 1], String(answer));
+    assert.deepEqual(
+      [tracker.status().delivered, tracker.status().queued, site.stored().length],
+      [0, 1, 1],
+      String(answer),
+    );
     await pass(2000);
-    assert.deepEqual([tracker.status().delivered, tracker.status().failed, site.stored().length], [1, null, 0], String(answer));
+    assert.deepEqual(
+      [tracker.status().delivered, tracker.status().failed, site.stored().length],
+      [1, null, 0],
+      String(answer),
+    );
     assert.equal(site.requests[0].text, site.requests[1].text);
     adds(tracker);
   }
@@ -146,7 +171,8 @@ test("what a captive portal answers is not delivery", async () => {
 test("a receipt's retries go again in a new batch, under their own ids; what it rejects is final", async () => {
   const { site, tracker } = await start({
     answer(batch, number) {
-      if (!number) return receipt(batch, { accepted: 1, rejected: [{ index: 1, code: "c", message: "m" }], retry: [2] });
+      if (!number)
+        return receipt(batch, { accepted: 1, rejected: [{ index: 1, code: "c", message: "m" }], retry: [2] });
       assert.deepEqual(site.stored().map(names), [["again"]]);
       return receipt(batch);
     },
@@ -176,14 +202,19 @@ test("a receipt that asks for what cannot be is no receipt", async () => {
     { accepted: 4294967295, retry: [0, 1, 2, 0] },
   ];
   for (const lie of lies) {
-    const { site, tracker } = await start({ answer: (batch, number) => (number ? receipt(batch) : receipt(batch, lie)) });
+    const { site, tracker } = await start({
+      answer: (batch, number) => (number ? receipt(batch) : receipt(batch, lie)),
+    });
     for (const name of ["a", "b", "c"]) tracker.track(name);
     tracker.flush();
     await settle();
     const { delivered, queued } = tracker.status();
     assert.deepEqual({ delivered, queued }, { delivered: 0, queued: 3 }, JSON.stringify(lie));
     await pass(3000);
-    assert.deepEqual(site.requests.map(({ text }) => text), [site.requests[0].text, site.requests[0].text]);
+    assert.deepEqual(
+      site.requests.map(({ text }) => text),
+      [site.requests[0].text, site.requests[0].text],
+    );
     assert.equal(tracker.status().delivered, 3);
     adds(tracker);
   }
@@ -191,7 +222,8 @@ test("a receipt that asks for what cannot be is no receipt", async () => {
 
 test("a batch that is too large is halved until it fits, and what fits nowhere is dropped", async () => {
   const { site, tracker } = await start({
-    answer: (batch) => (batch.events.length > 2 || batch.events.some(({ name }) => name === "4") ? status(413) : receipt(batch)),
+    answer: (batch) =>
+      batch.events.length > 2 || batch.events.some(({ name }) => name === "4") ? status(413) : receipt(batch),
   });
   for (let name = 0; name < 7; name++) tracker.track(`${name}`);
   await pass(10_000);
@@ -244,12 +276,17 @@ test("hiding the page sends everything at once, within what browsers let a leavi
 
 test("what does not fit into a leaving page's allowance goes without", async () => {
   let free;
-  const { site, tracker } = await start({ answer: (batch) => new Promise((resolve) => (free = () => resolve(receipt(batch)))) });
+  const { site, tracker } = await start({
+    answer: (batch) => new Promise((resolve) => (free = () => resolve(receipt(batch)))),
+  });
   // Before there was a core, a batch could get larger than the core would have made it.
   for (let event = 0; event < 2; event++) tracker.track("large", { text: "x".repeat(29_000) });
   tracker.flush();
   await settle();
-  assert.deepEqual(site.requests.map(({ init }) => init.keepalive), [true, true]);
+  assert.deepEqual(
+    site.requests.map(({ init }) => init.keepalive),
+    [true, true],
+  );
   free();
   await settle();
   tracker.track("large", { text: "x".repeat(32_000) });
@@ -260,11 +297,16 @@ test("what does not fit into a leaving page's allowance goes without", async () 
 });
 
 test("where keepalive is refused, the batch goes without", async () => {
-  const { site, tracker } = await start({ answer: (batch, _, { keepalive }) => (keepalive ? broken() : receipt(batch)) });
+  const { site, tracker } = await start({
+    answer: (batch, _, { keepalive }) => (keepalive ? broken() : receipt(batch)),
+  });
   tracker.click("buy");
   tracker.flush();
   await settle();
-  assert.deepEqual(site.requests.map(({ init }) => init.keepalive), [true, false]);
+  assert.deepEqual(
+    site.requests.map(({ init }) => init.keepalive),
+    [true, false],
+  );
   assert.equal(site.requests[0].text, site.requests[1].text);
   assert.equal(tracker.status().delivered, 1);
 });
@@ -282,7 +324,9 @@ test("an engine known to do keepalive is not asked twice when the network is dow
 test("a request that hangs is given up after 30 seconds and tried again", async () => {
   const { site, tracker } = await start({
     answer: (batch, number, { signal }) =>
-      number ? receipt(batch) : new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
+      number
+        ? receipt(batch)
+        : new Promise((_, reject) => signal.addEventListener("abort", () => reject(signal.reason))),
   });
   tracker.click("buy");
   tracker.flush();
@@ -295,7 +339,9 @@ test("a request that hangs is given up after 30 seconds and tried again", async 
 });
 
 test("an answer lost after the collector has counted is not delivery, and the repetition is the same", async () => {
-  const { site, tracker } = await start({ answer: (batch, number) => (number < 2 ? broken() : receipt(batch, { duplicate: true })) });
+  const { site, tracker } = await start({
+    answer: (batch, number) => (number < 2 ? broken() : receipt(batch, { duplicate: true })),
+  });
   tracker.click("buy");
   await pass(10_000);
   assert.equal(new Set(site.requests.map(({ text }) => text)).size, 1);
@@ -385,9 +431,15 @@ test("a full queue drops the oldest, says how many and tells the collector", asy
   assert.deepEqual([made, queued], [200, 0]);
   adds(tracker);
   assert.ok(dropped.queue_full > 80, JSON.stringify(dropped));
-  assert.ok(site.events().some(({ properties }) => properties.event === 199), "the newest arrives");
+  assert.ok(
+    site.events().some(({ properties }) => properties.event === 199),
+    "the newest arrives",
+  );
   const reported = new Map(site.requests.map(({ batch }) => [batch.batch_id, batch.lost?.queue_full ?? 0]));
-  assert.equal([...reported.values()].reduce((sum, events) => sum + events), dropped.queue_full);
+  assert.equal(
+    [...reported.values()].reduce((sum, events) => sum + events),
+    dropped.queue_full,
+  );
 });
 
 test("what nobody took for a week expires, in this page as in the next", async () => {

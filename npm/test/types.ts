@@ -1,6 +1,6 @@
 // What the types allow and what they do not. Compiled by tsc, never run.
 
-import { type Options, type Status, type Tracker, createTracker } from "../src/index.js";
+import { createTracker, type Options, type Status, type Tracker } from "../src/index.js";
 
 const options: Options = { endpoint: "/", username: "shop", key: "k" };
 
@@ -14,8 +14,10 @@ any.flush();
 const status: Status = any.status();
 const dropped: number | undefined = status.dropped.queue_full;
 const paused: "unauthorized" | "forbidden" | "offline" | "blocked" | null = status.paused;
-const off: "opted_out" | "gpc" | "dnt" | "denied" | null = status.off;
-export { dropped, off, paused };
+const disabledReason: "opted_out" | "gpc" | "dnt" | "denied" | null = status.disabledReason;
+
+export { disabledReason, dropped, paused };
+
 any.identify("u-1");
 any.identify(null);
 any.setConsent("granted");

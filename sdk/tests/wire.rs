@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use tallymark::{Batch, Event, EventId, Receipt};
+use tallymark::{Batch, Event, EventId, Reason, Receipt};
 
 #[derive(Deserialize)]
 struct Text {
@@ -173,4 +173,10 @@ fn ids_sort_by_time_and_carry_it() {
     assert!(early < late);
     assert_eq!(early.uuid().get_version_num(), 7);
     assert!(early.to_string().starts_with("019aa323-6c18-7"), "{early}");
+}
+
+#[test]
+fn drop_reasons_have_the_order_and_names_of_the_fixture() {
+    let names: Vec<String> = serde_json::from_str(include_str!("wire/reasons.json")).unwrap();
+    assert_eq!(Reason::ALL.map(Reason::as_str).as_slice(), names);
 }

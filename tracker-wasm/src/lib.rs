@@ -102,10 +102,10 @@ pub fn resume() {
 /// A number by its place: 0 the status (401 or 403) that has stopped all sending or 0, then events: 1 delivered, 2
 /// rejected, and from 3 on those dropped for each reason.
 #[wasm_bindgen]
-pub fn figure(place: usize) -> f64 {
+pub fn stat(place: usize) -> f64 {
     with(|queue| {
         let stats = queue.stats();
-        let figure = match place {
+        let stat = match place {
             0 => match stats.paused {
                 None => 0,
                 Some(Pause::Unauthorized) => 401,
@@ -115,6 +115,6 @@ pub fn figure(place: usize) -> f64 {
             2 => stats.rejected,
             _ => Reason::ALL.get(place - 3).map_or(0, |reason| stats.dropped.of(*reason)),
         };
-        figure as f64
+        stat as f64
     })
 }

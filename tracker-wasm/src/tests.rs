@@ -132,11 +132,11 @@ fn a_batch_stays_until_its_receipt() {
     assert_eq!(sent(again), batch);
     // Two events are not three.
     answer(again, batch, 200, f64::NAN, 3, 0, 0);
-    assert_eq!((figure(DELIVERED), stored()), (0.0, 2));
+    assert_eq!((stat(DELIVERED), stored()), (0.0, 2));
     let last = poll(again);
     assert_eq!(sent(last), batch);
     answer(last, batch, 200, f64::NAN, 1, 1, 0);
-    assert_eq!((figure(DELIVERED), figure(REJECTED), stored()), (1.0, 1.0, 0));
+    assert_eq!((stat(DELIVERED), stat(REJECTED), stored()), (1.0, 1.0, 0));
 }
 
 #[test]
@@ -159,10 +159,10 @@ fn bad_credentials_stop_and_drop_nothing() {
     click(1);
     flush();
     answer(NOW, sent(NOW), 401, f64::NAN, 0, 0, 0);
-    assert_eq!((figure(STOPPED), stored()), (401.0, 1));
+    assert_eq!((stat(STOPPED), stored()), (401.0, 1));
     assert!(poll(NOW) > NOW);
     resume();
-    assert_eq!(figure(STOPPED), 0.0);
+    assert_eq!(stat(STOPPED), 0.0);
     sent(NOW);
 }
 
@@ -174,7 +174,7 @@ fn drops_are_counted_by_reason_and_reported_with_the_next_batch() {
     answer(NOW, sent(NOW), 422, -1.0, 0, 0, 0);
     lose(5, 3);
     lose(99, 1);
-    let dropped: Vec<_> = (0..Reason::ALL.len()).map(|reason| figure(DROPPED + reason)).collect();
+    let dropped: Vec<_> = (0..Reason::ALL.len()).map(|reason| stat(DROPPED + reason)).collect();
     assert_eq!(dropped, [0.0, 0.0, 2.0, 0.0, 0.0, 3.0]);
     click(1);
     flush();
@@ -187,7 +187,7 @@ fn a_page_without_room_loses_what_comes_and_keeps_what_it_has() {
     click(1);
     PAGE.with_borrow_mut(|page| page.full = true);
     click(1);
-    assert_eq!((figure(DROPPED + Reason::Storage as usize), stored()), (1.0, 1));
+    assert_eq!((stat(DROPPED + Reason::Storage as usize), stored()), (1.0, 1));
 }
 
 #[test]
@@ -197,7 +197,7 @@ fn what_was_there_before_is_sent_unless_it_is_too_old() {
     adopt(7, NOW - 8.0 * 86_400_000.0, 3, 1000);
     adopt(8, NOW, 4, 1000);
     assert_eq!(sent(NOW), 8);
-    assert_eq!(figure(DROPPED + Reason::Expired as usize), 3.0);
+    assert_eq!(stat(DROPPED + Reason::Expired as usize), 3.0);
 }
 
 #[test]
@@ -211,5 +211,5 @@ fn strange_numbers_do_no_harm() {
         answer(now, 1, 999, f64::INFINITY, u32::MAX, u32::MAX, u32::MAX);
     }
     push(NOW, usize::MAX / 2);
-    assert_eq!(figure(usize::MAX), 0.0);
+    assert_eq!(stat(usize::MAX), 0.0);
 }

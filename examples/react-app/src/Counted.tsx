@@ -1,7 +1,7 @@
 // What has become of this page's events, for whoever looks at the example.
 
-import type { Status } from "tallymark";
 import { useEffect, useState } from "react";
+import type { Status } from "tallymark";
 import { useTracker } from "./events";
 
 export function Counted() {
@@ -19,7 +19,9 @@ export function Counted() {
         {status.made} made, {status.queued} waiting, {status.delivered} delivered
         {(off || paused || failed) && `, ${off || paused || failed}`}
       </output>
-      <button onClick={off ? tracker.optIn : tracker.optOut}>{off ? "Count my visits" : "Do not count my visits"}</button>
+      <button type="button" onClick={off ? tracker.optIn : tracker.optOut}>
+        {off ? "Count my visits" : "Do not count my visits"}
+      </button>
     </footer>
   );
 }

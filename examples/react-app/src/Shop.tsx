@@ -1,7 +1,7 @@
 import { useState } from "react";
 import { Counted } from "./Counted";
 import { useTracker } from "./events";
-import { Link, go, useRoute } from "./route";
+import { go, Link, useRoute } from "./route";
 
 const TEAS = [
   { name: "Sencha", from: "Shizuoka", price: 8.4 },
@@ -55,7 +55,7 @@ function Teas({ add }: { add: (tea: Tea) => void }) {
             <h2>{tea.name}</h2>
             <p>{tea.from}</p>
             {/* The attribute counts the press; the event says what it meant. */}
-            <button data-tallymark-click={`add-${tea.name.toLowerCase()}`} onClick={() => choose(tea)}>
+            <button type="button" data-tallymark-click={`add-${tea.name.toLowerCase()}`} onClick={() => choose(tea)}>
               Add, {price(tea.price)}
             </button>
           </li>
@@ -83,7 +83,7 @@ function Basket({ teas, empty }: { teas: Tea[]; empty: () => void }) {
           </li>
         ))}
       </ul>
-      <button data-tallymark-click="order" disabled={!teas.length} onClick={order}>
+      <button type="button" data-tallymark-click="order" disabled={!teas.length} onClick={order}>
         Order for {price(total)}
       </button>
     </>

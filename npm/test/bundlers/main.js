@@ -3,7 +3,7 @@
 import { createElement } from "react";
 import { hydrateRoot } from "react-dom/client";
 import { createTracker } from "tallymark";
-import { Shop, options } from "./shop.js";
+import { options, Shop } from "./shop.js";
 
 window.errors = [];
 const onRecoverableError = (error) => errors.push(String(error));

@@ -1,6 +1,6 @@
 // One shop for every bundler, in plain JavaScript so that none needs configuration.
 
-import { StrictMode, createElement } from "react";
+import { createElement, StrictMode } from "react";
 import { TallymarkProvider, useTallymark } from "tallymark/react";
 
 export const options = { endpoint: "/", username: "shop", key: "k" };

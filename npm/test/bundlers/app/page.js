@@ -10,7 +10,9 @@ export default function Page() {
       <button id="tea" data-tallymark-click="tea" onClick={() => tracker.track("bought", { what: "tea" })}>
         tea
       </button>
-      <Link id="about" href="/about">About</Link>
+      <Link id="about" href="/about">
+        About
+      </Link>
     </>
   );
 }

@@ -1,16 +1,16 @@
-// What a site keeps in the browser: texts in `localStorage`, under names that begin as it says.
+// What a tracker stores in the browser: texts in `localStorage`, under names with a common prefix.
 
-/** Texts by name. Nothing throws: where nothing may be kept, nothing is found. */
-export interface Kept {
+/** Texts by name. Nothing throws: where storage is refused, nothing is found. */
+export interface Storage {
   get(name: string): string | null;
-  /** Keeps a text, or forgets it if there is none. Says whether that worked. */
+  /** Stores a text, or removes it if none is given. Returns whether that worked. */
   set(name: string, text?: string): boolean;
-  /** The names there are. */
+  /** The names that are in use. */
   names(): string[];
 }
 
-/** Keeps texts only while `may` allows; finds and forgets them at any time. */
-export function keep(prefix: string, may: () => boolean): Kept {
+/** Stores texts only while `allowed` returns true; reads and removes them at any time. */
+export function openStorage(prefix: string, allowed: () => boolean): Storage {
   const attempt = <T>(act: () => T, otherwise: T): T => {
     try {
       return act();
@@ -23,7 +23,7 @@ export function keep(prefix: string, may: () => boolean): Kept {
     set: (name, text) =>
       attempt(() => {
         if (!text) localStorage.removeItem(prefix + name);
-        else if (may()) localStorage.setItem(prefix + name, text);
+        else if (allowed()) localStorage.setItem(prefix + name, text);
         else return false;
         return true;
       }, false),

@@ -24,13 +24,25 @@ export async function openWindow({ collector, username, secretKey, origins, lake
       ask("/v1/counts/top?event_type=button_click&limit=10"),
       lines.read(),
     ]);
-    return { counts: Object.fromEntries(counts), buttons: buttons.top, minutes: lines.minutes(), lines: lines.latest() };
+    return {
+      counts: Object.fromEntries(counts),
+      buttons: buttons.top,
+      minutes: lines.minutes(),
+      lines: lines.latest(),
+    };
   });
 
   const server = createServer(async (request, response) => {
     const answer = (status, body) => {
-      const cors = origins.includes(request.headers.origin) ? { "Access-Control-Allow-Origin": request.headers.origin } : {};
-      response.writeHead(status, { "Content-Type": "application/json", "Cache-Control": "no-store", Vary: "Origin", ...cors });
+      const cors = origins.includes(request.headers.origin)
+        ? { "Access-Control-Allow-Origin": request.headers.origin }
+        : {};
+      response.writeHead(status, {
+        "Content-Type": "application/json",
+        "Cache-Control": "no-store",
+        Vary: "Origin",
+        ...cors,
+      });
       response.end(JSON.stringify(body));
     };
     // A name of someone else's that resolves to this machine is not let in.
@@ -70,7 +82,9 @@ function countsReader(collector, username, secretKey) {
 
 /** One run of `look` at a time, and its answer shared until it is no longer fresh. */
 function shared(look) {
-  let answer, running, freshUntil = 0;
+  let answer,
+    running,
+    freshUntil = 0;
   return () => {
     if (Date.now() < freshUntil) return answer;
     running ??= look()
@@ -116,7 +130,9 @@ class Lines {
 
   async #scan() {
     const now = Date.now();
-    const folders = TYPES.flatMap((type) => [now - HOUR, now].map((at) => [type, join(this.#lake, `event_type=${type}`, hourFolder(at))]));
+    const folders = TYPES.flatMap((type) =>
+      [now - HOUR, now].map((at) => [type, join(this.#lake, `event_type=${type}`, hourFolder(at))]),
+    );
     for (const [type, folder] of folders) {
       const names = (await readdir(folder).catch(() => [])).filter((name) => name.endsWith(".ndjson")).sort();
       const seen = this.#read.get(folder) ?? new Set();

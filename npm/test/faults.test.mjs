@@ -62,7 +62,10 @@ after(async () => {
 
 function write(name, page) {
   const { row, network, paths } = page;
-  const html = (key, { head = "", rules, attributes = "" } = {}) => `<!doctype html><html><head><meta charset="utf-8"><script nonce="row">
+  const html = (
+    key,
+    { head = "", rules, attributes = "" } = {},
+  ) => `<!doctype html><html><head><meta charset="utf-8"><script nonce="row">
     window.errors = [];
     addEventListener("error", (event) => errors.push(event.message || event.target.src));
     addEventListener("unhandledrejection", (event) => errors.push(String(event.reason)));
@@ -87,48 +90,49 @@ const called = ({ event_type, url, button_id, name }) =>
   ({ page_view: () => new URL(url).pathname, button_click: () => button_id, custom: () => name })[event_type]();
 const sum = (counts) => Object.values(counts).reduce((sum, count) => sum + count, 0);
 
-for (const engine of engines) describe(engine, () => {
-  let driver;
-  const own = [...pages].filter(([, page]) => page.engine === engine);
+for (const engine of engines)
+  describe(engine, () => {
+    let driver;
+    const own = [...pages].filter(([, page]) => page.engine === engine);
 
-  before(async () => {
-    driver = await openBrowser(engine);
-    versions[engine] = (await driver.getCapabilities()).getBrowserVersion();
-  });
-
-  after(async () => {
-    await driver?.quit();
-    for (const [, page] of own) if (page.driver && page.driver !== driver) await page.driver.quit();
-  });
-
-  const arrived = (name, page) =>
-    until(async () => sum(await collector.counted(name)) >= page.made.length, `all of ${page.made}`, PATIENCE);
-  const turn = async (name, page, act, last) => {
-    page.made.push(...(await act(page)));
-    if (last) {
-      // That it would leave by itself in two seconds is no news here.
-      await page.run("window.tallymark?.flush()");
-      await arrived(name, page);
-      // It may have arrived more than once, or still be about to.
-      await until(() => page.run("return !window.tallymark?.status().queued"), "nothing queued", PATIENCE);
-    }
-    if (last || page.driver === driver) assert.deepEqual((await page.run("return window.errors")) ?? [], []);
-    if (page.driver === driver) await driver.get("about:blank");
-  };
-
-  for (const [name, page] of own) {
-    test(page.row.name, async () => {
-      page.driver = driver;
-      page.open = (path) => page.driver.get(page.site.origin + path);
-      page.run = (script, ...values) => page.driver.executeScript(script, ...values);
-      page.status = () => page.run("return tallymark.status()");
-      await turn(name, page, page.row.leave, !page.row.back);
+    before(async () => {
+      driver = await openBrowser(engine);
+      versions[engine] = (await driver.getCapabilities()).getBrowserVersion();
     });
-  }
-  for (const [name, page] of own) {
-    if (page.row.back) test(`${page.row.name}: back`, () => turn(name, page, page.row.back, true));
-  }
-});
+
+    after(async () => {
+      await driver?.quit();
+      for (const [, page] of own) if (page.driver && page.driver !== driver) await page.driver.quit();
+    });
+
+    const arrived = (name, page) =>
+      until(async () => sum(await collector.counted(name)) >= page.made.length, `all of ${page.made}`, PATIENCE);
+    const turn = async (name, page, act, last) => {
+      page.made.push(...(await act(page)));
+      if (last) {
+        // That it would leave by itself in two seconds is no news here.
+        await page.run("window.tallymark?.flush()");
+        await arrived(name, page);
+        // It may have arrived more than once, or still be about to.
+        await until(() => page.run("return !window.tallymark?.status().queued"), "nothing queued", PATIENCE);
+      }
+      if (last || page.driver === driver) assert.deepEqual((await page.run("return window.errors")) ?? [], []);
+      if (page.driver === driver) await driver.get("about:blank");
+    };
+
+    for (const [name, page] of own) {
+      test(page.row.name, async () => {
+        page.driver = driver;
+        page.open = (path) => page.driver.get(page.site.origin + path);
+        page.run = (script, ...values) => page.driver.executeScript(script, ...values);
+        page.status = () => page.run("return tallymark.status()");
+        await turn(name, page, page.row.leave, !page.row.back);
+      });
+    }
+    for (const [name, page] of own) {
+      if (page.row.back) test(`${page.row.name}: back`, () => turn(name, page, page.row.back, true));
+    }
+  });
 
 test("nothing was lost, and nothing counted twice", async (context) => {
   const counted = {};
@@ -161,7 +165,10 @@ function table() {
     line("", ...each((engine) => `${engine} ${versions[engine]}`)) +
     line("---", ...each(() => "---")) +
     rows.map((row) => line(row.name, ...each((engine) => cell(engine, row)))).join("") +
-    line("**all**", ...each((engine) => [0, 1, 2].map((at) => total(engine, ({ figures }) => figures[at])).join(" / "))) +
+    line(
+      "**all**",
+      ...each((engine) => [0, 1, 2].map((at) => total(engine, ({ figures }) => figures[at])).join(" / ")),
+    ) +
     line("**lost**", ...each((engine) => total(engine, ({ lost }) => lost))) +
     line("**counted twice**", ...each((engine) => total(engine, ({ twice }) => twice)))
   );

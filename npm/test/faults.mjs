@@ -20,7 +20,10 @@ const torn = async (response, forward) => {
 };
 /** Does what it is asked, and says nothing. */
 const silent = (_, forward) => forward();
-const says = (status, headers = {}, body = "") => (response) => response.writeHead(status, headers).end(body);
+const says =
+  (status, headers = {}, body = "") =>
+  (response) =>
+    response.writeHead(status, headers).end(body);
 
 const track = (page, ...names) => page.run("for (const name of arguments) tallymark.track(name)", ...names);
 const flush = (page) => page.run("tallymark.flush()");
@@ -29,7 +32,8 @@ const click = (page, id) => page.driver.findElement(By.id(id)).click();
 const clicked = (page, id) => page.run("document.getElementById(arguments[0]).click()", id);
 /** Follows a link as a script does; one that Firefox's driver clicks never goes to the back/forward cache. */
 const follow = (page, path) => page.run("location.href = arguments[0]", path);
-const isAt = (page, path) => until(async () => (await page.driver.getCurrentUrl()) === page.site.origin + path, "at " + path);
+const isAt = (page, path) =>
+  until(async () => (await page.driver.getCurrentUrl()) === page.site.origin + path, "at " + path);
 const ready = (page) => until(async () => (await page.status()).ready, "the core");
 const settled = (page) => until(async () => !(await page.status()).queued, "nothing queued");
 const keptIn = (page) => page.run(`return Object.keys(localStorage).filter((name) => name.startsWith("tallymark/"))`);
@@ -288,7 +292,8 @@ export const rows = [
   {
     name: "the collector answers 413 to more than two events",
     async leave(page) {
-      page.network.otherwise = (response, forward, { events }) => (events.length > 2 ? says(413)(response) : pass(response, forward));
+      page.network.otherwise = (response, forward, { events }) =>
+        events.length > 2 ? says(413)(response) : pass(response, forward);
       await page.open("/");
       const names = ["a", "b", "c", "d", "e", "f", "g"];
       await track(page, ...names);
@@ -342,7 +347,9 @@ export const rows = [
       await track(page, "a");
       assert.deepEqual(await keptIn(page), []);
       await flush(page);
-      await page.run(`for (const name of Object.keys(localStorage)) if (!name.startsWith("tallymark/")) localStorage.removeItem(name)`);
+      await page.run(
+        `for (const name of Object.keys(localStorage)) if (!name.startsWith("tallymark/")) localStorage.removeItem(name)`,
+      );
       await track(page, "b");
       assert.ok((await keptIn(page)).length);
       page.network.otherwise = undefined;
@@ -391,7 +398,8 @@ export const rows = [
     rules: { prerender: [{ urls: ["/next", "/never"], eagerness: "immediate" }] },
     async leave(page) {
       await page.open("/");
-      const rendered = (path) => page.site.requests.some((request) => request.path === path && /prerender/.test(request.headers["sec-purpose"]));
+      const rendered = (path) =>
+        page.site.requests.some((request) => request.path === path && /prerender/.test(request.headers["sec-purpose"]));
       await until(() => rendered("/next") && rendered("/never"), "rendered in advance");
       await follow(page, "/next");
       await isAt(page, "/next");

@@ -1,0 +1,38 @@
+// Whether events may be made, stored and sent: the visitor's consent, opt-out and privacy signals.
+
+import type { Storage } from "./storage.js";
+import type { Consent, Options, Status } from "./types.js";
+
+export interface Permission {
+  /** Why no events are made, or `null`. */
+  disabledReason(): Status["disabledReason"];
+  /** Whether events may be stored and sent. */
+  granted(): boolean;
+  setConsent(consent: Consent): void;
+  setOptedOut(optedOut: boolean): void;
+}
+
+/** The opt-out is stored, the consent is not: the site states it on every page. */
+export function createPermission({ consent = "granted", gpc, dnt }: Options, storage: Storage): Permission {
+  /** For when nothing can be stored. */
+  let optedOut = false;
+  const self: Permission = {
+    disabledReason() {
+      const { globalPrivacyControl, doNotTrack } = navigator as { globalPrivacyControl?: boolean; doNotTrack?: string };
+      // Another tab may have stored it.
+      if (optedOut || storage.get("out")) return "opted_out";
+      if (gpc !== false && globalPrivacyControl) return "gpc";
+      if (dnt && doNotTrack === "1") return "dnt";
+      return consent === "denied" ? "denied" : null;
+    },
+    granted: () => consent === "granted" && !self.disabledReason(),
+    setConsent(given) {
+      consent = given;
+    },
+    setOptedOut(out) {
+      optedOut = out;
+      storage.set("out", out ? "1" : "");
+    },
+  };
+  return self;
+}

@@ -1,0 +1,86 @@
+// Records events in their final form, with their time, and holds them until they may be stored.
+
+import type { Permission } from "./consent.js";
+import type { Driver } from "./driver.js";
+import { encode, uuid } from "./event.js";
+import { createSession } from "./session.js";
+import { INVALID, QUEUE_FULL } from "./status.js";
+import type { Storage } from "./storage.js";
+import type { Options, TrackedEvent } from "./types.js";
+
+/** How many events are held in memory until they may be stored. Beyond that, the oldest is dropped. */
+const HELD = 1000;
+
+export interface Recorder {
+  /** Records an event that happened at `now`. What is wrong with it is counted and reported. */
+  record(now: number, type: TrackedEvent["event_type"], fields: () => Partial<TrackedEvent>): void;
+  identify(userId: string | null): void;
+  /** How many events are held. */
+  held(): number;
+  /** Passes the held events on: they may be stored now. */
+  release(): void;
+  /** Forgets the held events, the visit and the browser's id. */
+  reset(): void;
+}
+
+export function createRecorder(
+  { sampleRate = 1, anonymousId, beforeSend }: Options,
+  permission: Permission,
+  storage: Storage,
+  driver: Driver,
+  warn: (problem: unknown) => void,
+): Recorder {
+  let session = createSession(storage);
+  let held: [now: number, event: string][] = [];
+  let visitor: string | undefined;
+  let user: string | undefined;
+
+  return {
+    record(now, event_type, fields) {
+      if (permission.disabledReason()) return;
+      try {
+        const session_id = session(now);
+        // The same decision for the whole visit.
+        if (parseInt(session_id.slice(-8), 16) / 2 ** 32 >= sampleRate) return;
+        if (anonymousId && !visitor) {
+          visitor = storage.get("visitor") || uuid(now);
+          storage.set("visitor", visitor);
+        }
+        let event: ReturnType<NonNullable<typeof beforeSend>> = {
+          event_id: uuid(now),
+          event_type,
+          occurred_at: now,
+          session_id,
+          anonymous_id: visitor,
+          user_id: user,
+          weight: sampleRate < 1 ? Math.round(1 / sampleRate) : undefined,
+          ...fields(),
+        };
+        if (beforeSend) event = beforeSend(event as TrackedEvent);
+        if (!event) return;
+        const json = encode(event);
+        if (driver.isOpen()) driver.add(now, json);
+        else if (held.push([now, json]) > HELD && held.shift()) driver.refuse(QUEUE_FULL);
+      } catch (problem) {
+        driver.refuse(INVALID);
+        warn(problem);
+      }
+    },
+    identify(userId) {
+      user = userId || undefined;
+    },
+    held: () => held.length,
+    release() {
+      if (visitor) storage.set("visitor", visitor);
+      for (const [now, event] of held.splice(0)) {
+        session(now);
+        driver.add(now, event);
+      }
+    },
+    reset() {
+      held = [];
+      visitor = undefined;
+      session = createSession(storage);
+    },
+  };
+}
