@@ -1,5 +1,5 @@
-// The built package in a real browser: how it gets into a page, and what a page sees of it. What networks and browsers do
-// to it is in rows.mjs.
+// The built package in a real browser: how it is loaded, and what a page sees of it. Failures of networks and browsers are
+// in faults.mjs.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { after, afterEach, before, describe, test } from "node:test";
 import { By } from "selenium-webdriver";
 import { engines, openBrowser, openCollector, openSite, until } from "./support.mjs";
 
-// The stub of the README, word for word.
+// The stub from the README, verbatim.
 const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
 const stub = /<script>\n(window\.tallymark[\s\S]*?)<\/script>/.exec(readme)[0];
 
@@ -42,7 +42,7 @@ before(async () => {
       "/view": html(tag(there)),
       "/same-origin": html(tag("/")),
       "/buttons": html(tag(there, "tallymark.js", quiet), buttons),
-      // An endpoint of its own, whose preflight no other test has left in the browser's cache.
+      // Its own endpoint, whose preflight is not in the browser's cache from another test.
       "/close": html(tag(there + "/close", "tallymark.js", quiet), buttons),
       "/blank": html(""),
       "/early": html(
@@ -85,14 +85,14 @@ for (const engine of engines)
     after(() => driver?.quit());
 
     afterEach(async () => {
-      // What a page has still to send should not arrive in the next test.
+      // Events still queued must not arrive during the next test.
       await open("/blank");
       await driver.executeScript("localStorage.clear()");
       await driver.get("about:blank");
       collector.reset();
     });
 
-    test("a view of the page is counted when it loads, once", async () => {
+    test("a page view is recorded once when the page loads", async () => {
       await open("/view");
       await delivered(1);
       const [{ event_type, url, title, session_id, referral_url }] = collector.events();
@@ -116,13 +116,13 @@ for (const engine of engines)
       assert.deepEqual(await errors(), []);
     });
 
-    test("a collector on the page's own origin is reached as /", async () => {
+    test("the endpoint / is the page's own origin", async () => {
       await open("/same-origin");
       await delivered(1);
       assert.equal(collector.events()[0].url, site.origin + "/same-origin");
     });
 
-    test("clicks are counted wherever they land in a marked element, and only there", async () => {
+    test("clicks anywhere in a marked element are recorded, and no others", async () => {
       await open("/buttons");
       await until(async () => (await status()).ready);
       for (const id of ["inside", "typo", "stopped", "aria", "plain", "agree"]) await click(id);
@@ -132,7 +132,7 @@ for (const engine of engines)
       const root = document.getElementById("host").attachShadow({ mode: "open" });
       root.innerHTML = '<button data-tallymark-click="shadow"><b>Shadow</b></button>';
       root.querySelector("b").click();
-      // A press on the label's text, which the browser follows with one on the checkbox.
+      // A click on the label's text, which causes a click on the checkbox.
       document.getElementById("label").click();
     `);
       await click("late");
@@ -145,7 +145,7 @@ for (const engine of engines)
       assert.deepEqual(await errors(), []);
     });
 
-    test("a click in a tab that is closed at once arrives, even if the request is still to be allowed", async () => {
+    test("a click arrives although the tab closes before the preflight is answered", async () => {
       const first = await driver.getWindowHandle();
       await driver.switchTo().newWindow("tab");
       await open("/close");
@@ -164,7 +164,7 @@ for (const engine of engines)
       );
     });
 
-    test("calls made before the script is there are made up for", async () => {
+    test("calls made before the script loads are recorded with their times", async () => {
       const before = Date.now();
       await open("/early");
       await driver.executeScript("kept('late')");
@@ -179,14 +179,14 @@ for (const engine of engines)
       assert.ok(events[0].occurred_at >= before && events[0].occurred_at <= events[1].occurred_at);
     });
 
-    test("two tags on a page count everything once", async () => {
+    test("two tags in a page record everything once", async () => {
       await open("/twice");
       await delivered(1);
       assert.equal((await status()).made, 1);
       assert.equal(collector.events().length, 1);
     });
 
-    test("a page whose tracker is blocked works as before", async () => {
+    test("a page works when the script is blocked", async () => {
       await open("/blocked");
       await driver.executeScript(
         "tallymark.track('more'); tallymark.click('more'); tallymark.pageView(); tallymark.flush()",
@@ -195,7 +195,7 @@ for (const engine of engines)
       assert.equal(collector.requests.length, 0);
     });
 
-    test("a page whose wasm is missing works as before, and keeps its events", async () => {
+    test("a page works without the wasm, and its events are stored", async () => {
       await open("/broken");
       await driver.executeScript("tallymark.track('more')");
       const { made, queued, ready } = await status();
@@ -210,7 +210,7 @@ for (const engine of engines)
       );
     });
 
-    test("a tag without its attributes says so, and does nothing", async () => {
+    test("a tag without attributes reports that and does nothing", async () => {
       await open("/bare");
       await driver.executeScript("tallymark.track('more')");
       const { made, failed } = await status();

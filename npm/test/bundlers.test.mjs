@@ -1,4 +1,4 @@
-// The package as it is published, in applications: made by every bundler without configuration, shown in a real browser.
+// The published package in applications, built by each bundler without configuration and opened in a real browser.
 
 import assert from "node:assert/strict";
 import { execFileSync, spawn } from "node:child_process";
@@ -34,7 +34,7 @@ const types = { ".html": "text/html; charset=utf-8", ".js": "text/javascript", "
 /** Allows nothing but what is the page's own, and so no wasm. */
 const STRICT = "default-src 'self'; img-src data:";
 
-// A machine that has just bundled may be slow.
+// The machine may still be busy with bundling.
 const until = (condition, what) => untilSoon(condition, what, 30_000);
 
 let driver, collector, shop;
@@ -44,7 +44,7 @@ before(async () => {
   run(join(apps, "../../pack.mjs"), apps);
   collector = await openCollector();
   driver = await openBrowser("chromium");
-  // As a server would: the same component, from the same package.
+  // Rendered as on a server, by the same component from the same package.
   const { createElement } = await use("react");
   const { renderToString } = await use("react-dom/server");
   const { Shop } = await import("./bundlers/shop.js");
@@ -125,7 +125,7 @@ const bundlers = {
   async webpack(path) {
     const { default: webpack } = await use("webpack");
     const stats = await new Promise((resolve, reject) => {
-      // Its advice on size is about React.
+      // Its size warnings are about React.
       webpack({ mode: "production", entry, output: { path }, performance: false }, (error, stats) =>
         error ? reject(error) : resolve(stats),
       );
@@ -160,7 +160,7 @@ for (const [name, bundle] of Object.entries(bundlers))
 
     before(() => bundle(folder));
 
-    test("counts what a visitor does once, also in pages that a server has rendered", async () => {
+    test("records everything once, also in server-rendered pages", async () => {
       const { origin, asked } = await serve(folder);
       await visit(origin);
       assert.deepEqual(
@@ -170,17 +170,17 @@ for (const [name, bundle] of Object.entries(bundlers))
       );
     });
 
-    test("does so in a page whose policy allows no wasm", async () => {
+    test("records everything once where the policy forbids wasm", async () => {
       const { origin } = await serve(folder, STRICT);
       await visit(origin);
       assert.equal(await driver.executeScript(wasmWorks), false);
     });
   });
 
-// In development, React's StrictMode makes everything twice, and a module that was edited runs again.
-test("vite's server for development, too, counts once, with one tracker", async () => {
+// In development, React's StrictMode renders twice, and an edited module runs again.
+test("vite's development server has one tracker, which records everything once", async () => {
   const { createServer } = await use("vite");
-  // The build has set it.
+  // The build above has set it.
   delete process.env.NODE_ENV;
   let vite;
   const { server, origin } = await listen((request, response) => vite.middlewares(request, response));
@@ -218,7 +218,7 @@ describe("next", () => {
   });
 
   for (const path of ["/", "/strict"])
-    test(`counts views, clicks and steps of its router once, at ${path}`, async () => {
+    test(`records views, clicks and route changes once, at ${path}`, async () => {
       await driver.get(origin + path);
       assert.equal(await driver.executeScript(wasmWorks), path === "/");
       await until(() => collector.events().length === 1, "the view");
@@ -237,7 +237,7 @@ describe("next", () => {
     });
 });
 
-// The script tag as the README shows it, with its policy and what its command prints.
+// The script tag from the README, with the policy there and the output of the command there.
 describe("the script tag", () => {
   const readme = readFileSync(join(apps, "../../README.md"), "utf8");
   const command = /^node -p '"sha384.*$/m.exec(readme)[0];
@@ -261,7 +261,7 @@ describe("the script tag", () => {
 
   const status = () => driver.executeScript("return window.tallymark?.status()");
 
-  test("runs where its policy and its hash are checked", async () => {
+  test("works with the policy and the hash", async () => {
     const { origin, asked } = await serve(folder, here);
     await driver.get(origin);
     await until(async () => (await status())?.delivered === 1, "the view");
@@ -271,14 +271,14 @@ describe("the script tag", () => {
     );
   });
 
-  test("fetches the core as a script where no wasm is allowed, and only there", async () => {
+  test("fetches fallback.js only where the policy forbids wasm", async () => {
     const { origin, asked } = await serve(folder, here.replace(" 'wasm-unsafe-eval'", ""));
     await driver.get(origin);
     await until(async () => (await status())?.delivered === 1, "the view");
     assert.ok(asked.includes("/fallback.js"));
   });
 
-  test("has a stub that does nothing, with everything that the tracker has", async () => {
+  test("has a stub with all methods of the tracker, which do nothing", async () => {
     const all = `return [Object.keys(tallymark), Object.keys(tallymark.status())].map((names) => names.sort())`;
     const { origin } = await serve(folder, here);
     await driver.get(origin);
@@ -295,20 +295,20 @@ describe("the script tag", () => {
     assert.equal(collector.events().length, 1);
   });
 
-  test("takes no other wasm than its own", async () => {
+  test("refuses any wasm but its own", async () => {
     const other = join(built, "other");
     cpSync(folder, other, { recursive: true });
-    appendFileSync(join(other, "tallymark.wasm"), Uint8Array.of(0, 2, 1, 65)); // A section that means nothing.
+    appendFileSync(join(other, "tallymark.wasm"), Uint8Array.of(0, 2, 1, 65)); // An empty custom section.
     const { origin, asked } = await serve(other);
     await driver.get(origin);
-    // The browser does not say that it was the hash, so it is tried once more.
+    // Browsers do not report that the hash was wrong, so the download is retried.
     await until(() => asked.filter((path) => path === "/tallymark.wasm").length === 2, "another try");
     const { ready, queued } = await status();
     assert.deepEqual({ ready, queued }, { ready: false, queued: 1 });
   });
 });
 
-test("what the README shows compiles", () => {
+test("the examples in the README compile", () => {
   const folder = join(apps, "../../build/readme");
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
@@ -328,7 +328,7 @@ test("what the README shows compiles", () => {
   execFileSync(join(apps, "../../node_modules/.bin/tsc"), ["-p", folder], { stdio: "inherit" });
 });
 
-test("the package is as others expect one to be", () => {
+test("publint and attw find no problems", () => {
   const bin = join(apps, "../../node_modules/.bin");
   execFileSync(join(bin, "publint"), ["--strict", join(apps, "node_modules/tallymark")]);
   execFileSync(join(bin, "attw"), ["--pack", join(apps, "../.."), "--profile", "esm-only"]);

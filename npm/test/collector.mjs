@@ -1,4 +1,4 @@
-// The real collector, and networks of all kinds in front of it.
+// The real collector, and a network in front of it that fails as a test says.
 
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
@@ -15,7 +15,7 @@ const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const program = process.env.COLLECTOR ?? here("../../target/debug/tallymark-collector");
 const TYPES = ["page_view", "button_click", "custom", "lost"];
 
-/** Starts a collector for these sites, each a name and the origin of its pages. */
+/** Starts a collector with these sites: names and the origins of their pages. */
 export async function startCollector(origins) {
   const folder = mkdtempSync(join(tmpdir(), "tallymark-collector-"));
   const sites = join(folder, "sites.json");
@@ -38,7 +38,7 @@ export async function startCollector(origins) {
   return {
     port,
     writeKey: (name) => keys[name].write_key,
-    /** How many events of a site, or losses that were reported, are counted. */
+    /** The counts of a site: its events by type, and the losses reported. */
     async counted(name) {
       const headers = { Authorization: "Basic " + btoa(`${name}:${keys[name].secret_key}`) };
       const ask = async (type) => {
@@ -47,7 +47,7 @@ export async function startCollector(origins) {
       };
       return Object.fromEntries(await Promise.all(TYPES.map(async (type) => [type, await ask(type)])));
     },
-    /** Stops it in good order, so that the lake is complete. */
+    /** Shuts it down gracefully, so that the lake is complete. */
     async stop() {
       if (child.kill("SIGTERM")) await once(child, "exit");
       process.off("exit", end);
@@ -64,15 +64,15 @@ export async function startCollector(origins) {
   };
 }
 
-/** Answers what the collector answers. */
+/** Passes the collector's answer on. */
 export async function pass(response, forward) {
   const { status, headers, body } = await forward();
   response.writeHead(status, headers).end(body);
 }
 
 /**
- * What is between a page and the collector. Requests to store batches are answered by the functions in `answers`, one
- * each, then by `otherwise`. They get the response, what passes the request on and answers that, and the batch.
+ * The network between a page and the collector. The functions in `answers` answer one POST request each, then `otherwise`
+ * does. They get the response, a function that forwards the request and returns the answer, and the batch.
  */
 export async function openNetwork(collector) {
   const server = await listen(async (asked, response) => {
@@ -103,9 +103,9 @@ export async function openNetwork(collector) {
     ...server,
     answers: [],
     otherwise: undefined,
-    /** How many batches have come this far. */
+    /** The number of POST requests. */
     asked: 0,
-    /** The batches that the collector has given receipts for. */
+    /** The ids of batches with a receipt from the collector. */
     taken: [],
   };
   return network;

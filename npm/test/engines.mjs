@@ -1,5 +1,5 @@
-// Three browser engines behind one driver. Each browser has a driver, a profile and, for WebKit, a display
-// of its own, and all of it ends with the browser, or with this process.
+// Three browser engines behind one driver. Each browser has its own driver, profile and, for WebKit, display, which end
+// with the browser or with this process.
 
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -44,7 +44,7 @@ const ENGINES = {
   },
   firefox: {
     page: /[\0 ]tab\0$/,
-    // System access is what lets us set it offline.
+    // Needed to set it offline.
     driver: [
       process.env.GECKODRIVER ?? (existsSync(built) ? built : "geckodriver"),
       "--websocket-port=0",
@@ -57,7 +57,7 @@ const ENGINES = {
         args: ["-headless", "-profile", profile],
       },
     }),
-    // After a crash it shall neither ask nor open what was open before.
+    // After a crash, no question and no restored session.
     preferences: { "toolkit.startup.max_resumed_crashes": -1, "browser.sessionstore.resume_from_crash": false },
     async setOnline(driver, online) {
       await driver.setContext("chrome");
@@ -73,7 +73,7 @@ const ENGINES = {
       "webkitgtk:browserOptions": { binary: "/usr/bin/python3", args: [here("webkit.py"), profile] },
     }),
     display: true,
-    // Neither the driver nor the library has a switch for it.
+    // Neither the driver nor the library can set it offline.
     setOnline: (driver, online) =>
       driver.executeScript(
         `Object.defineProperty(navigator, "onLine", { value: arguments[0], configurable: true });
@@ -84,11 +84,11 @@ const ENGINES = {
 };
 
 /**
- * Starts a browser with a new profile, which goes when it quits. All three open, switch and close tabs and
- * windows, go back and forward, press keys (`element.sendKeys`) and hide a page (`minimize`) as WebDriver has
- * it. A link that Firefox's driver clicks never goes to its back/forward cache; one clicked by script does.
+ * Starts a browser with a new profile, which is removed when it quits. All three implement WebDriver's tabs, windows,
+ * history, keys (`element.sendKeys`) and `minimize`. In Firefox, a page left by a driver's click never enters the
+ * back/forward cache; one left by a script does.
  *
- * @returns {Promise<import("selenium-webdriver").WebDriver>} a driver that can also do what is below
+ * @returns {Promise<import("selenium-webdriver").WebDriver>} a driver with the additional methods below
  */
 export async function openBrowser(engine = "chromium", profile = newProfile()) {
   const { driver: command, capabilities, preferences = {}, display, page, setOnline } = ENGINES[engine];
@@ -101,17 +101,17 @@ export async function openBrowser(engine = "chromium", profile = newProfile()) {
       ...process.env,
       HOME: profile,
       XDG_RUNTIME_DIR: profile,
-      // Nothing is started beside the browser, such as a message bus.
+      // Starts no other process, such as a message bus.
       DBUS_SESSION_BUS_ADDRESS: "disabled:",
       GSETTINGS_BACKEND: "memory",
       NO_AT_BRIDGE: "1",
-      // As root its sandbox does not start, and it only sees our own pages.
+      // The sandbox does not start as root, and only our own pages are opened.
       WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS: "1",
     };
     if (display) env.DISPLAY = await startDisplay(started);
     const url = await startDriver(started, command, env);
     const builder = new Builder().disableEnvironmentOverrides().usingServer(url);
-    // WebKit's driver waits for ever for a browser that has ended.
+    // WebKit's driver never stops waiting for a browser that has ended.
     const late = new Promise((_, reject) => {
       setTimeout(reject, 60_000, new Error(`${engine} does not start`)).unref();
     });
@@ -119,27 +119,26 @@ export async function openBrowser(engine = "chromium", profile = newProfile()) {
     const quit = driver.quit.bind(driver);
     return Object.assign(driver, {
       engine,
-      /** Closes the browser in good order. */
+      /** Closes the browser. */
       async quit() {
         await quit().finally(end);
         forget(profile);
       },
-      /** Closes the browser in good order and opens another with the same profile, which is returned. */
+      /** Closes the browser and returns a new one with the same profile. */
       async restart() {
         await quit().finally(end);
         return openBrowser(engine, profile);
       },
-      /** Ends the processes of all pages at once, and says how many. After that, the browser cannot be steered. */
+      /** Kills the processes of all pages and returns how many. The browser cannot be used after that. */
       killPages: () => started.flatMap((child) => signal(child, (pid) => page.test(commandLine(pid)))).length,
-      /** Ends all processes of the browser at once and opens another with the same profile, which is returned. */
+      /** Kills all processes of the browser and returns a new one with the same profile. */
       async crash() {
         await end();
         return openBrowser(engine, profile);
       },
       /**
-       * Sets `navigator.onLine` and lets the page know. In Chromium the tab's requests fail too; Firefox still
-       * reaches this machine; in WebKit only the page that is open learns of it, from a script. So let the
-       * collector refuse connections as well.
+       * Sets `navigator.onLine` and fires the event. In Chromium the tab's requests fail too; Firefox still reaches this
+       * machine; in WebKit a script does it, in the current page only. So close the collector's port as well.
        */
       setOnline: (online) => setOnline(driver, online),
     });
@@ -167,13 +166,13 @@ async function startDriver(started, [program, ...args], env) {
 }
 
 async function startDisplay(started) {
-  // It finds a free number by itself, and tells it through the fourth pipe.
+  // It chooses a free number and writes it to the fourth pipe.
   const args = ["-displayfd", "3", "-nolisten", "tcp", "-screen", "0", "1280x1024x24"];
   const child = start(started, "Xvfb", args, { stdio: ["ignore", "ignore", "ignore", "pipe"] });
   let number = "";
   for await (const chunk of child.stdio[3]) {
     number += chunk;
-    // It comes in pieces, and who stops reading before the last one ends it.
+    // It comes in pieces, and closing the pipe early ends the display.
     if (number.endsWith("\n")) break;
   }
   if (!number) throw new Error("Xvfb does not start");
@@ -210,7 +209,7 @@ for (const name of ["SIGINT", "SIGTERM", "SIGHUP"]) process.once(name, () => pro
 
 function start(started, program, args, options) {
   const child = spawn(program, args, options);
-  // A test that forgets to quit ends all the same.
+  // A test that does not quit must not keep this process alive.
   child.unref();
   running.add(child);
   started.push(child);
@@ -219,7 +218,7 @@ function start(started, program, args, options) {
   return child;
 }
 
-/** Ends a process and all that it has started, and waits until they are gone. */
+/** Kills a process and its descendants, and waits for them. */
 async function kill(child) {
   const pids = signal(child);
   const alive = () => running.has(child) || pids.some((pid) => !["", "Z"].includes(stat(pid).state));
@@ -239,7 +238,7 @@ function signal(child, which = () => true) {
     try {
       process.kill(pid, "SIGKILL");
     } catch {
-      // It has ended by itself.
+      // It has ended already.
     }
   }
   return chosen;
@@ -253,11 +252,11 @@ function commandLine(pid) {
   }
 }
 
-/** What the kernel says of a process: nothing, once it is gone. */
+/** The state of a process; empty when it does not exist. */
 function stat(pid) {
   try {
     const text = readFileSync(`/proc/${pid}/stat`, "utf8");
-    // The program's name, in brackets, may hold anything.
+    // The program's name, in brackets, may contain anything.
     const [state, parent] = text.slice(text.lastIndexOf(")") + 2).split(" ");
     return { state, parent: Number(parent) };
   } catch {

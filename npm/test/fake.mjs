@@ -1,5 +1,5 @@
-// A browser for Node: just enough of one for the built package, with a clock that tests move by hand, a network that
-// answers what they say, and as many pages at once as they like. The pages of a browser share storage and Web Locks.
+// A fake browser for Node: enough for the built package, with a clock and a network that tests control, and any number of
+// pages. The pages of a browser share storage and Web Locks.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -12,17 +12,17 @@ export const SITE = "tallymark/shop/";
 const dist = (file) => new URL(`../dist/${file}`, import.meta.url);
 const wasm = readFileSync(dist("tallymark.wasm"));
 const { version } = JSON.parse(readFileSync(new URL("../package.json", import.meta.url), "utf8"));
-// Each page runs the package anew, with the page's things in place of Node's.
+// Each page runs the package again, with the page's globals in place of Node's.
 const program = (file, options) => {
   const { code } = transformSync(readFileSync(dist(file), "utf8"), options);
   return new Function("page", `with (page) { ${code.replaceAll("import(", "importScript(")}; return tallymark; }`);
 };
-/** Pages of other browsers are dead: what they had begun is not to disturb the next test. */
+/** Pages of earlier browsers are dead: what they have begun must not disturb the next test. */
 let latest;
 const runModule = program("index.js", { format: "iife", globalName: "tallymark" });
 const runTag = program("tallymark.js", {});
 
-/** One of the source's modules, with all that it imports. */
+/** Loads a source module with its imports. */
 export function source(name) {
   const entry = new URL(`../src/${name}.ts`, import.meta.url).pathname;
   const [{ text }] = buildSync({
@@ -35,7 +35,7 @@ export function source(name) {
   return import("data:text/javascript," + encodeURIComponent(text));
 }
 
-/** `localStorage`: what is kept are its own properties. */
+/** `localStorage`: its items are its own properties. */
 class Storage {
   #quota;
   constructor(quota) {
@@ -59,7 +59,7 @@ class Storage {
 
 const never = new Promise(() => {});
 
-/** `navigator.locks` of one page; those of a browser share `all`, the queue of each name, of which the first is held. */
+/** `navigator.locks` of one page. Pages share `all`: the queue of each name, whose first entry holds the lock. */
 function locksOf(page, all) {
   return {
     async request(name, options, callback = options) {
@@ -101,7 +101,7 @@ class Element {
   matches = () => false;
 }
 
-/** The collector's receipt: it takes everything, unless told otherwise. */
+/** A receipt of the collector, which accepts everything unless `other` says something else. */
 export const receipt = (batch, other = {}) =>
   Response.json({
     batch_id: batch.batch_id,
@@ -113,12 +113,12 @@ export const receipt = (batch, other = {}) =>
     ...other,
   });
 
-/** An answer that is none of the collector's receipts. */
+/** An answer that is not a receipt. */
 export const status = (status, headers) => new Response(status === 204 ? null : "", { status, headers });
 
 /**
- * A browser. `answer(batch, number, init)` answers each request, from number 0 on; `load()` answers the request for the
- * wasm. `storage` is `"refused"` where a page may have none; all of these may be changed at any time.
+ * A browser. `answer(batch, number, init)` answers each request, numbered from 0; `load()` answers the request for the wasm.
+ * All options may be changed at any time.
  */
 export function browser(changes = {}) {
   mock.timers.reset();
@@ -132,22 +132,22 @@ export function browser(changes = {}) {
     quota: Infinity,
     refused: false,
     navigator: {},
-    /** Every request for the collector, in order. */
+    /** Every request to the collector, in order. */
     requests: [],
-    /** What is said in the console. */
-    said: [],
+    /** The lines in the console. */
+    lines: [],
     storage: new Storage(() => self.quota),
     ...changes,
-    /** Every event that a request has brought, in order, as often as it was. */
+    /** Every event of every request, in order, with repetitions. */
     events: () => self.requests.flatMap(({ batch }) => batch.events),
-    /** The names of what is kept, without the site's. */
-    kept: () => Object.keys(self.storage).map((name) => name.slice(SITE.length)),
-    /** The batches that are kept. */
+    /** The names in storage, without the prefix. */
+    names: () => Object.keys(self.storage).map((name) => name.slice(SITE.length)),
+    /** The stored batches. */
     stored: () =>
       Object.entries(self.storage)
         .filter(([name]) => name.slice(SITE.length)[36] === "/")
         .map(([, text]) => text),
-    /** The locks that are held. */
+    /** The names of held locks. */
     held: () => [...locks].filter(([, queue]) => queue.length).map(([name]) => name),
     open,
   });
@@ -176,7 +176,7 @@ export function browser(changes = {}) {
       navigator: { onLine: true, ...self.navigator, ...(self.locks && { locks: locksOf(window, locks) }) },
       addEventListener: window.addEventListener.bind(window),
       Element,
-      console: { ...console, warn: (...words) => self.said.push(words) },
+      console: { ...console, warn: (...words) => self.lines.push(words) },
       WebAssembly: {
         instantiate: (...of) =>
           self.wasm ? WebAssembly.instantiate(...of) : Promise.reject(new WebAssembly.CompileError("policy")),
@@ -188,14 +188,14 @@ export function browser(changes = {}) {
         return timer;
       },
       setInterval: (act, wait) => setInterval(ifAlive(act), wait),
-      // Node's takes another timer's life when its own is over.
+      // Node's mock can clear another timer when this one is over.
       clearTimeout: (timer) => void (latest === self && timers.delete(timer) && clearTimeout(timer)),
       clearInterval: (timer) => void (latest === self && clearInterval(timer)),
       get localStorage() {
         if (self.refused || window.gone) throw new DOMException("refused", "SecurityError");
         return self.storage;
       },
-      // Whoever is gone hears no answer.
+      // A page that has ended gets no answer.
       fetch: (url, init) => new Promise((resolve, reject) => fetch(url, init).then(ifAlive(resolve), ifAlive(reject))),
     };
     page.globalThis = page.window = page;
@@ -222,7 +222,7 @@ export function browser(changes = {}) {
           pageViews: false,
           ...options,
         }),
-      /** As the script tag starts it, with the wasm to be loaded. */
+      /** Starts the script tag, which loads the wasm. */
       tag(dataset) {
         document.currentScript = {
           src: "https://shop.example/lib/tallymark.js",
@@ -230,9 +230,9 @@ export function browser(changes = {}) {
         };
         return runTag(page);
       },
-      /** Another tab is looked at, or this one again. */
+      /** Another tab becomes visible, or this one again. */
       show,
-      /** The page goes, but may come back. */
+      /** The page is left, and may be restored. */
       hide() {
         show(false);
         window.dispatchEvent(new Event("pagehide"));
@@ -242,7 +242,7 @@ export function browser(changes = {}) {
         window.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
         document.dispatchEvent(new Event("visibilitychange"));
       },
-      /** The page ends without a word. */
+      /** The page ends without any event. */
       crash() {
         window.gone = true;
         release(locks, (request) => request.page === window);
@@ -265,12 +265,12 @@ export function browser(changes = {}) {
   return self;
 }
 
-/** Lets everything happen that needs no time to pass. */
+/** Waits for everything that needs no time to pass. */
 export async function settle() {
   for (let turn = 0; turn < 10; turn++) await new Promise(setImmediate);
 }
 
-/** Moves the clock, in steps small enough that what a timer starts can go on before the next. */
+/** Moves the clock, in steps small enough for the effects of one timer to happen before the next. */
 export async function pass(milliseconds, step = Math.max(100, milliseconds / 200)) {
   for (let passed = 0; passed < milliseconds; passed += step) {
     mock.timers.tick(step);
@@ -278,29 +278,29 @@ export async function pass(milliseconds, step = Math.max(100, milliseconds / 200
   }
 }
 
-/** Waits, for real and not for long, until it is so. */
+/** Waits in real time for a condition. */
 export async function until(condition, what = String(condition)) {
   const deadline = performance.now() + 20_000;
   while (!condition()) {
-    if (performance.now() > deadline) throw new Error("never came: " + what);
+    if (performance.now() > deadline) throw new Error("timed out waiting for " + what);
     await new Promise(setImmediate);
   }
 }
 
-/** Waits until the core runs and everything that needs no time has happened. */
+/** Waits until the core runs. */
 export async function ready(...trackers) {
   for (const tracker of trackers) await until(() => tracker.status().ready, "the core");
   await settle();
 }
 
-/** Every event is somewhere, and only once. */
+/** Asserts that `status()` adds up. */
 export function adds(tracker) {
   const { made, adopted, delivered, rejected, queued, dropped } = tracker.status();
   const all = delivered + rejected + queued + Object.values(dropped).reduce((sum, events) => sum + events, 0);
   assert.equal(made + adopted, all, JSON.stringify(tracker.status()));
 }
 
-/** Draws the same for the same seed, from 0 up to below `end`. */
+/** A seeded random number generator: integers from 0 to below `end`. */
 export function dice(seed) {
   return (end) => {
     seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0;

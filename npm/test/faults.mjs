@@ -1,15 +1,15 @@
-// What happens to pages and networks. Each row says what is done in a page, and which events must have been counted in
-// the end: a view is called by its path, a click by its button, and any other event by its name.
+// Faults of pages and networks. Each row acts in a page and returns the events that must be counted in the end: the path of
+// a view, the button of a click, the name of a custom event.
 //
-// `leave` happens first, in all rows; `back` when the others have had their turn, which gives the lanes of pages that are
-// gone the time after which they are taken over. So those with a `back` come first.
+// `leave` runs first, for all rows, and `back` after that, which gives the lanes of ended pages the time until they are
+// adopted. So rows with `back` come first.
 
 import assert from "node:assert/strict";
 import { By, Key } from "selenium-webdriver";
 import { pass } from "./collector.mjs";
 import { openBrowser, until } from "./support.mjs";
 
-/** Does what it is asked, and the network goes before the answer has come, or in the middle of it. */
+/** The collector counts the batch; the network fails before the answer, or in the middle of it. */
 const lost = async (response, forward) => {
   await forward();
   response.destroy();
@@ -18,7 +18,7 @@ const torn = async (response, forward) => {
   const { status, headers, body } = await forward();
   response.writeHead(status, headers).write(body.subarray(0, 9), () => response.destroy());
 };
-/** Does what it is asked, and says nothing. */
+/** The collector counts the batch and never answers. */
 const silent = (_, forward) => forward();
 const says =
   (status, headers = {}, body = "") =>
@@ -28,9 +28,9 @@ const says =
 const track = (page, ...names) => page.run("for (const name of arguments) tallymark.track(name)", ...names);
 const flush = (page) => page.run("tallymark.flush()");
 const click = (page, id) => page.driver.findElement(By.id(id)).click();
-/** A click that has happened when this is over; a driver's may be on its way still. */
+/** A click that is over when this returns; a driver's may come later. */
 const clicked = (page, id) => page.run("document.getElementById(arguments[0]).click()", id);
-/** Follows a link as a script does; one that Firefox's driver clicks never goes to the back/forward cache. */
+/** Navigates by script: in Firefox, a page left by a driver's click never enters the back/forward cache. */
 const follow = (page, path) => page.run("location.href = arguments[0]", path);
 const isAt = (page, path) =>
   until(async () => (await page.driver.getCurrentUrl()) === page.site.origin + path, "at " + path);
@@ -49,7 +49,7 @@ async function inTab(page, act) {
 
 export const rows = [
   {
-    // Before the others, for browsers take some seconds to write to the disk.
+    // First, because browsers write to the disk seconds later.
     name: "the page's process is killed, then the browser",
     async leave(page) {
       page.driver = await openBrowser(page.engine);
@@ -57,7 +57,7 @@ export const rows = [
       await page.open("/");
       await ready(page);
       await track(page, "a", "b");
-      // What WebKit's pages store seems to reach another process a moment later: without this, it was lost once.
+      // WebKit seems to pass stored items to another process a moment later: without this, they were lost once.
       await page.run(`return fetch("/blank").then(() => null)`);
       assert.ok(page.driver.killPages());
       return ["/", "a", "b"];
@@ -97,7 +97,7 @@ export const rows = [
       });
       return ["/next", "/next"];
     },
-    // One tab took each over, and no other.
+    // Each batch was adopted by one tab only.
     once: true,
   },
   {
@@ -132,7 +132,7 @@ export const rows = [
     },
   },
   {
-    name: "reload while a batch is on its way, which arrives",
+    name: "reload while a batch is in flight, which arrives",
     async leave(page) {
       await page.open("/");
       await settled(page);
@@ -150,7 +150,7 @@ export const rows = [
     },
   },
   {
-    name: "reload while a batch is on its way, which is cut off",
+    name: "reload while a batch is in flight, which is cut off",
     async leave(page) {
       await page.open("/");
       await settled(page);
@@ -169,7 +169,7 @@ export const rows = [
     },
   },
   {
-    name: "the key is wrong (401), then put right",
+    name: "the key is wrong (401), then corrected",
     async leave(page) {
       await page.open("/wrong");
       await until(async () => (await page.status()).paused === "unauthorized");
@@ -199,7 +199,7 @@ export const rows = [
     },
   },
   {
-    name: "load",
+    name: "a page loads",
     async leave(page) {
       await page.open("/");
       await settled(page);
@@ -208,19 +208,19 @@ export const rows = [
     },
   },
   {
-    name: "steps within a page",
+    name: "route changes within a page",
     async leave(page) {
       await page.open("/");
       for (const step of [
         `history.pushState(0, "", "/a")`,
-        // A router that changes its mind at once, one that only takes a note, and a place in the page.
+        // A router that redirects at once, one that only stores state, and a place in the page.
         `history.pushState(0, "", "/b"); history.replaceState(0, "", "/c")`,
         `history.replaceState({ scrolled: 1 }, "", location.href)`,
         `location.hash = "reviews"`,
       ]) {
         await page.run(step + "; return new Promise((done) => setTimeout(done))");
       }
-      // Not by the driver: WebKit passes over steps that nobody has pressed for.
+      // By script: through the driver, WebKit skips history entries without a user gesture.
       await page.run("history.back()");
       await isAt(page, "/c");
       await page.run("history.back()");
@@ -247,7 +247,7 @@ export const rows = [
     },
   },
   {
-    name: "a click on a link that leads away at once",
+    name: "a click on a link that leaves the page",
     async leave(page) {
       await page.open("/");
       await click(page, "leave");
@@ -301,9 +301,9 @@ export const rows = [
     },
   },
   {
-    name: "an answer is lost after the commit",
+    name: "the answer is lost after the commit",
     async leave(page) {
-      // A browser may repeat by itself what had no answer at all.
+      // A browser may retry a request without any answer on its own.
       page.network.answers.push(lost, torn, torn);
       await page.open("/");
       return ["/"];
@@ -332,7 +332,7 @@ export const rows = [
     },
   },
   {
-    name: "storage is full, and has room again",
+    name: "storage is full, then has room again",
     head: `
       window.refused = false;
       for (let length = 2 ** 22; length >= 1; length /= 2) {
@@ -372,13 +372,13 @@ export const rows = [
     },
   },
   {
-    name: "the back/forward cache, with events still to be sent",
+    name: "the back/forward cache, with queued events",
     async leave(page) {
       page.network.otherwise = says(503);
       await page.open("/");
       await ready(page);
       await track(page, "a");
-      // The lane that the page has let go of is taken up again after ten seconds.
+      // The lane that the page has left is adopted after ten seconds.
       await page.run(`addEventListener("pageshow", () => {
         const now = Date.now;
         Date.now = () => now() + 11_000;
@@ -388,13 +388,13 @@ export const rows = [
       page.network.otherwise = undefined;
       await page.driver.navigate().back();
       await isAt(page, "/");
-      // Whether it comes from the cache is the browser's choice: the page held a lock until it was left.
+      // The browser may or may not restore it: the page held a lock until it was left.
       return ["/", "a", "/"];
     },
   },
   {
-    name: "a page rendered in advance, and one that is never shown",
-    not: { firefox: "it does not render in advance", webkit: "it does not render in advance" },
+    name: "a prerendered page, and one that is never shown",
+    not: { firefox: "it does not prerender", webkit: "it does not prerender" },
     rules: { prerender: [{ urls: ["/next", "/never"], eagerness: "immediate" }] },
     async leave(page) {
       await page.open("/");
@@ -436,7 +436,7 @@ export const rows = [
     },
   },
   {
-    name: "the visitor opts out, and in again",
+    name: "the visitor opts out, then in again",
     async leave(page) {
       await page.open("/");
       await settled(page);
@@ -450,7 +450,7 @@ export const rows = [
     },
   },
   {
-    name: "a policy without wasm",
+    name: "the policy forbids wasm",
     policy: "default-src 'none'; script-src 'self' 'nonce-row'; connect-src 'self' http://127.0.0.1:*",
     async leave(page) {
       page.network.answers.push(says(503));

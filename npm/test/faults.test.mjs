@@ -1,30 +1,30 @@
-// The rows of rows.mjs in real browsers, against the real collector: nothing is lost, and nothing is counted twice.
-// With TABLE=FILE, what came of it is written there too.
+// The rows of faults.mjs in real browsers, with the real collector: nothing is lost and nothing is counted twice.
+// TABLE=FILE also writes the results to a file.
 
 import assert from "node:assert/strict";
 import { writeFileSync } from "node:fs";
 import { after, before, describe, test } from "node:test";
 import { openNetwork, startCollector } from "./collector.mjs";
-import { rows } from "./rows.mjs";
+import { rows } from "./faults.mjs";
 import { engines, openBrowser, openSite, until } from "./support.mjs";
 
-/** How long the last of what a page left may take: until it is taken over, and for some failures. */
+/** How long the last events may take: until their lane is adopted, and for some retries. */
 const PATIENCE = 40_000;
 
 const ABOUT = `# In real browsers
 
-What each browser's tracker has made, what the collector has stored, and what it has counted: events in each row of
-[rows.mjs](test/rows.mjs), with the real collector behind a network that fails as the row says. \`make test-browsers\`
+Events made by the tracker, stored by the collector and counted by it, in each row of
+[faults.mjs](test/faults.mjs), with the real collector behind a network that fails as the row says. \`make test-browsers\`
 writes this file.
 
-- **Offline**: Chromium's driver cuts the tab off, and Firefox is told that it is offline. For WebKit there is no such
-  switch, so a script says it to the page. In all of them the collector refuses connections meanwhile, and the ten minutes
-  pass on the page's clock only.
-- **Killed**: the page's process at once, and what is left of the browser ten seconds later. When a whole browser is
-  killed, it loses what pages have stored in its last seconds: in Firefox up to 5, in WebKit less than one, and in
-  Chromium, which writes at most once a minute, up to a minute. No script can change that. The row waits for one request
-  between the last event and the kill: killed at once, WebKit's page has lost its last events, once under heavy load.
-- **Storage that is refused** and **Global Privacy Control** are put on by a script before the tracker's.
+- **Offline**: Chromium's driver disconnects the tab, and Firefox is set offline. WebKit has no such switch, so a script
+  changes \`navigator.onLine\`. In all of them the collector refuses connections, and the ten minutes pass only on the
+  page's clock.
+- **Killed**: first the page's process, ten seconds later the rest of the browser. A killed browser loses what pages have
+  stored in its last seconds: up to 5 in Firefox, less than one in WebKit, and up to a minute in Chromium, which writes at
+  most once a minute. No script can change that. The row waits for one request between the last event and the kill:
+  without it, WebKit lost the last events once under heavy load.
+- **Refused storage** and **Global Privacy Control** are simulated by a script before the tracker's.
 
 `;
 
@@ -110,10 +110,10 @@ for (const engine of engines)
     const turn = async (name, page, act, last) => {
       page.made.push(...(await act(page)));
       if (last) {
-        // That it would leave by itself in two seconds is no news here.
+        // Without waiting for the two seconds of a batch.
         await page.run("window.tallymark?.flush()");
         await arrived(name, page);
-        // It may have arrived more than once, or still be about to.
+        // More may still arrive.
         await until(() => page.run("return !window.tallymark?.status().queued"), "nothing queued", PATIENCE);
       }
       if (last || page.driver === driver) assert.deepEqual((await page.run("return window.errors")) ?? [], []);
@@ -134,7 +134,7 @@ for (const engine of engines)
     }
   });
 
-test("nothing was lost, and nothing counted twice", async (context) => {
+test("nothing was lost and nothing was counted twice", async (context) => {
   const counted = {};
   for (const name of pages.keys()) counted[name] = await collector.counted(name);
   await collector.stop();
@@ -153,7 +153,7 @@ test("nothing was lost, and nothing counted twice", async (context) => {
   }
 });
 
-/** As Markdown: what each engine made, stored and counted. */
+/** The results as a Markdown table. */
 function table() {
   const line = (...cells) => `| ${cells.join(" | ")} |\n`;
   const of = (engine, row) => pages.get(`${engine}-${rows.indexOf(row)}`);

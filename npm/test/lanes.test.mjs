@@ -1,4 +1,4 @@
-// What becomes of events when pages end, come back and are many: none is lost, and no batch is sent twice.
+// Events of pages that end, are restored, or are many at once: none is lost, and no batch is sent twice.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -12,7 +12,7 @@ const names = (site) =>
     .map(({ name }) => name)
     .sort();
 
-/** No batch went out twice, and no event in two batches. */
+/** Asserts that no batch was sent twice, and no event in two batches. */
 function once(site) {
   const ids = site.requests.map(({ batch }) => batch.batch_id);
   assert.equal(new Set(ids).size, ids.length, "a batch was sent twice");
@@ -20,15 +20,15 @@ function once(site) {
   assert.equal(new Set(events).size, events.length, "an event was sent twice");
 }
 
-/** All that a page has left is what the tracker knows of the visitor. */
-const clean = (site) => assert.deepEqual([site.kept(), site.held()], [["session"], []]);
+/** Asserts that no batch, lane or lock is left. */
+const clean = (site) => assert.deepEqual([site.names(), site.held()], [["session"], []]);
 
 for (const locks of [true, false]) {
   const how = locks ? "with locks" : "without locks";
-  /** By then whatever a page without a word has left is free. */
-  const YEARS = locks ? 11_000 : 200_000;
+  /** After this time, the lane of a crashed page can be adopted. */
+  const ABANDONED = locks ? 11_000 : 200_000;
 
-  test(`a reload in mid-send: the next page sends the same bytes, after ten seconds (${how})`, async () => {
+  test(`after a reload during a request, the next page sends the same bytes after ten seconds (${how})`, async () => {
     const site = browser({ locks, answer: never });
     const page = site.open();
     const tracker = page.track();
@@ -44,7 +44,7 @@ for (const locks of [true, false]) {
     await pass(9000);
     assert.equal(heir.status().adopted, 0, "it might be starting still");
     if (!locks) {
-      // What nobody has spoken for is waited for much longer, and looked for when a page starts.
+      // Without locks, a lane is abandoned much later, and pages look for it when they start.
       await pass(200_000);
       next.close();
       const last = site.open().track();
@@ -61,7 +61,7 @@ for (const locks of [true, false]) {
     clean(site);
   });
 
-  test(`a page that ends at once after an event has stored it, even before there is a core (${how})`, async () => {
+  test(`a page that ends right after an event has stored it, even before the core runs (${how})`, async () => {
     for (const load of [never, undefined]) {
       const site = browser({ locks, load, answer: never });
       const page = site.open();
@@ -69,10 +69,10 @@ for (const locks of [true, false]) {
       if (!load) await ready(tracker);
       tracker.track("a");
       tracker.track("b", { text: '\n]}],"lost"' });
-      // What a task tells is written when it ends.
+      // Events are written at the end of the task.
       await settle();
       page.crash();
-      await pass(YEARS);
+      await pass(ABANDONED);
       site.load = undefined;
       site.answer = (batch) => receipt(batch);
       const heir = site.open().track();
@@ -85,7 +85,7 @@ for (const locks of [true, false]) {
     }
   });
 
-  test(`forty pages at once send every event once (${how})`, async () => {
+  test(`forty pages send every event once (${how})`, async () => {
     const site = browser({ locks });
     const left = site.open();
     const before = left.track();
@@ -94,7 +94,7 @@ for (const locks of [true, false]) {
     for (let event = 0; event < 50; event++) before.track("left");
     await settle();
     left.crash();
-    await pass(YEARS);
+    await pass(ABANDONED);
     site.requests.length = 0;
     site.answer = (batch) => new Promise((resolve) => setTimeout(() => resolve(receipt(batch)), 700));
     const pages = Array.from({ length: 40 }, () => site.open());
@@ -124,7 +124,7 @@ for (const locks of [true, false]) {
     );
   });
 
-  test(`a page that comes back from the browser's cache starts anew (${how})`, async () => {
+  test(`a page restored from the back/forward cache begins a new lane (${how})`, async () => {
     const site = browser({ locks, answer: () => status(503) });
     const page = site.open();
     const tracker = page.track({ pageViews: true });
@@ -134,7 +134,7 @@ for (const locks of [true, false]) {
     await settle();
     assert.deepEqual(site.held(), [], "a page with a lock is not kept");
     tracker.track("while it is put away");
-    await pass(YEARS);
+    await pass(ABANDONED);
     site.answer = (batch) => receipt(batch);
     const other = site.open().track();
     await ready(other);
@@ -158,7 +158,7 @@ for (const locks of [true, false]) {
     clean(site);
   });
 
-  test(`random pages come, go, crash and come back: nothing is lost and nothing counted twice (${how})`, async () => {
+  test(`pages open, close, crash and are restored at random: nothing is lost or counted twice (${how})`, async () => {
     const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 32));
     const roll = dice(seed);
     try {
@@ -232,7 +232,7 @@ for (const locks of [true, false]) {
   });
 }
 
-test("a page that holds its lane is left alone, however long it takes", async () => {
+test("the lane of a living page is not adopted, however old it is", async () => {
   const site = browser({ answer: () => status(503) });
   const first = site.open().track();
   await ready(first);
@@ -244,7 +244,7 @@ test("a page that holds its lane is left alone, however long it takes", async ()
   assert.deepEqual([first.status().queued, second.status().adopted], [1, 0]);
 });
 
-test("without locks, a page says that it is there while it has something", async () => {
+test("without locks, a page renews its lease while it has events", async () => {
   const site = browser({ locks: false, answer: () => status(503) });
   const page = site.open();
   const first = page.track();
@@ -261,7 +261,7 @@ test("without locks, a page says that it is there while it has something", async
   clean(site);
 });
 
-test("locks that are refused cost nothing", async () => {
+test("refused locks do no harm", async () => {
   const site = browser();
   const page = site.open();
   page.navigator.locks = { request: () => Promise.reject(new DOMException("no", "SecurityError")) };
@@ -272,7 +272,7 @@ test("locks that are refused cost nothing", async () => {
   assert.equal(tracker.status().delivered, 1);
 });
 
-test("a batch is gone from storage when its receipt is there, and not before", async () => {
+test("a batch is removed from storage with its receipt and not before", async () => {
   let answer;
   const site = browser({ answer: (batch) => new Promise((resolve) => (answer = () => resolve(receipt(batch)))) });
   const tracker = site.open().track();
@@ -286,7 +286,7 @@ test("a batch is gone from storage when its receipt is there, and not before", a
   clean(site);
 });
 
-test("damaged texts are counted, forgotten, and cost nothing else", async () => {
+test("damaged batches are counted and removed, and do no other harm", async () => {
   const site = browser();
   const lane = "019aa300-0000-7000-8000-000000000000";
   for (const [id, text] of [
@@ -309,7 +309,7 @@ test("damaged texts are counted, forgotten, and cost nothing else", async () => 
   adds(tracker);
 });
 
-test("where storage is refused, everything is in memory and arrives", async () => {
+test("where storage is refused, events are in memory and arrive", async () => {
   for (const early of [true, false]) {
     const site = browser({ refused: true });
     const page = site.open();
@@ -334,7 +334,7 @@ test("where storage is refused, everything is in memory and arrives", async () =
   }
 });
 
-test("full storage: what is kept stays, what comes is in memory, and when there is room it is kept again", async () => {
+test("when storage is full, stored batches stay, new ones are in memory, and later ones are stored again", async () => {
   const site = browser({ answer: () => status(503) });
   const page = site.open();
   const tracker = page.track();
@@ -346,11 +346,11 @@ test("full storage: what is kept stays, what comes is in memory, and when there 
   tracker.track("in memory");
   await pass(3000);
   site.quota = Infinity;
-  tracker.track("kept again");
+  tracker.track("stored again");
   await settle();
   assert.deepEqual(
     site.stored().map((text) => text.match(/"name":"([^"]*)/)[1]),
-    ["kept", "kept again"],
+    ["kept", "stored again"],
   );
   assert.equal(tracker.status().queued, 4);
   adds(tracker);
@@ -358,13 +358,13 @@ test("full storage: what is kept stays, what comes is in memory, and when there 
   await pass(60_000);
   assert.deepEqual(
     names(site).filter((name, at, all) => name !== all[at - 1]),
-    ["in memory", "kept", "kept again"],
+    ["in memory", "kept", "stored again"],
   );
   assert.equal(tracker.status().delivered, 4);
   assert.deepEqual(site.stored(), []);
 });
 
-test("storage that comes and goes while events are made loses none", async () => {
+test("storage that fails at times loses no events", async () => {
   const roll = dice(7);
   const site = browser({ answer: (batch) => (roll(3) ? receipt(batch) : status(503)) });
   const tracker = site.open().track();
@@ -384,7 +384,7 @@ test("storage that comes and goes while events are made loses none", async () =>
   assert.deepEqual({ made, delivered, queued }, { made: 500, delivered: 500, queued: 0 });
 });
 
-test("two sites on one origin keep apart", async () => {
+test("two sites on one origin are separate", async () => {
   const site = browser({ answer: () => status(503) });
   const page = site.open();
   const trackers = ["shop", "blog"].map((username) => page.track({ username }));

@@ -1,4 +1,4 @@
-// The package as it is published, as a server sees it, and its core in both of its forms.
+// The published package, its use on a server, and both forms of the core.
 
 import assert from "node:assert/strict";
 import { execFile, execFileSync } from "node:child_process";
@@ -25,7 +25,7 @@ const FILES = [
   "types.d.ts",
 ];
 
-test("the package holds what it should and nothing else", () => {
+test("the package contains the expected files only", () => {
   const [{ files }] = JSON.parse(
     execFileSync("npm", ["pack", "--dry-run", "--json", "--ignore-scripts"], {
       cwd,
@@ -39,17 +39,17 @@ test("the package holds what it should and nothing else", () => {
   );
 });
 
-test("everything that is exported is there", () => {
+test("all exported files exist", () => {
   const { exports, sideEffects } = JSON.parse(readFileSync(new URL("package.json", cwd), "utf8"));
   const paths = Object.values(exports).flatMap((entry) => (typeof entry === "string" ? entry : Object.values(entry)));
   for (const path of [...paths, ...sideEffects]) assert.ok(existsSync(new URL(path, cwd)), path);
 });
 
-test("no file that is published names a path of this machine", () => {
+test("no published file contains a path of the build machine", () => {
   const wasm = readFileSync(new URL("dist/tallymark.wasm", cwd));
   assert.ok(
     readFileSync(new URL("dist/index.js", cwd), "utf8").includes(wasm.toString("hex")),
-    "it is in the module as it is in the file",
+    "the module contains the same wasm as the file",
   );
   for (const file of FILES) {
     assert.doesNotMatch(
@@ -60,7 +60,7 @@ test("no file that is published names a path of this machine", () => {
   }
 });
 
-test("source maps bring their sources, and point nowhere else", () => {
+test("source maps contain their sources", () => {
   for (const file of FILES.filter((file) => file.endsWith(".map"))) {
     const { sources, sourcesContent } = JSON.parse(readFileSync(new URL("dist/" + file, cwd), "utf8"));
     assert.ok(
@@ -70,12 +70,12 @@ test("source maps bring their sources, and point nowhere else", () => {
   }
 });
 
-test("publint finds nothing", async () => {
+test("publint finds no problems", async () => {
   const { stdout } = await run("node_modules/.bin/publint", ["--strict"], { cwd });
   assert.match(stdout, /All good/);
 });
 
-test("its types are found by everything that loads modules", async () => {
+test("its types are found in every module resolution", async () => {
   await run(
     "node_modules/.bin/attw",
     [
@@ -92,7 +92,7 @@ test("its types are found by everything that loads modules", async () => {
   );
 });
 
-test("on a server a tracker does nothing, and does not keep it running", () => {
+test("on a server a tracker does nothing and does not keep the process alive", () => {
   const script = `
     import { createTracker } from "tallymark";
     import * as react from "tallymark/react";
@@ -108,7 +108,7 @@ test("on a server a tracker does nothing, and does not keep it running", () => {
     tracker.flush();
     console.log(JSON.stringify([tracker.status(), Object.keys(react).length > 0]));
   `;
-  // The package can import itself by its name, as others do.
+  // A package can import itself by name.
   const said = execFileSync(process.execPath, ["--input-type=module", "-e", script], {
     cwd,
     encoding: "utf8",
@@ -129,11 +129,11 @@ test("on a server a tracker does nothing, and does not keep it running", () => {
   assert.deepEqual(JSON.parse(said), [nothing, true]);
 });
 
-/** A page for a core: its batches are numbers of events. All that the core asks of it is written down. */
+/** A host for a core, whose batches are numbers of events. It records all calls. */
 function host(seed) {
   const roll = dice(seed);
   const events = new Map();
-  const said = [];
+  const asked = [];
   let last = 0;
   const add = (count) => (roll(20) ? (events.set(++last, count), last) : 0);
   const acts = {
@@ -148,14 +148,14 @@ function host(seed) {
   for (const [name, act] of Object.entries(acts)) {
     acts[name] = (...values) => {
       const given = act(...values);
-      said.push([name, ...values, given]);
+      asked.push([name, ...values, given]);
       return given;
     };
   }
-  return { acts, events, said };
+  return { acts, events, asked };
 }
 
-test("as a script, the core decides exactly what it decides as wasm", async () => {
+test("the core decides the same as a script and as wasm", async () => {
   const module = await WebAssembly.compile(readFileSync(new URL("dist/tallymark.wasm", cwd)));
   const statuses = [200, 200, 200, 0, 503, 429, 413, 401, 403, 400, 422, 99];
   let calls = 0;
@@ -205,8 +205,8 @@ test("as a script, the core decides exactly what it decides as wasm", async () =
       }
       for (let place = 0; place < 10; place++) both("stat", place);
     }
-    assert.deepEqual(hosts[1].said, hosts[0].said);
-    assert.ok(hosts[0].said.length > 100);
+    assert.deepEqual(hosts[1].asked, hosts[0].asked);
+    assert.ok(hosts[0].asked.length > 100);
   }
   assert.ok(calls > 20_000);
 });
@@ -215,8 +215,8 @@ test("drop reasons have the same order and names in the wire format, in the core
   const reasons = JSON.parse(readFileSync(new URL("../sdk/tests/wire/reasons.json", cwd), "utf8"));
   const { REASONS } = await source("batches");
   assert.deepEqual(REASONS, reasons);
-  const { acts, said } = host(1);
-  Object.assign(acts, { begin: () => 1, size: () => 100, seal: (...values) => (said.push(values), 1) });
+  const { acts, asked } = host(1);
+  Object.assign(acts, { begin: () => 1, size: () => 100, seal: (...values) => (asked.push(values), 1) });
   const code = readFileSync(new URL("dist/tallymark.wasm", cwd));
   const { exports: core } = (await WebAssembly.instantiate(code, { host: acts })).instance;
   const events = reasons.map((_, place) => place + 1);
@@ -231,10 +231,10 @@ test("drop reasons have the same order and names in the wire format, in the core
   core.push(NOW, 100);
   core.flush();
   core.poll(NOW);
-  assert.deepEqual(said, [[1, ...events]], "reported with the batch");
+  assert.deepEqual(asked, [[1, ...events]], "reported with the batch");
 });
 
-test("memory stays small however long the page lives", async () => {
+test("memory does not grow while the page lives", async () => {
   const { acts, events } = host(3);
   Object.assign(acts, {
     begin: () => (events.set(1e6, 1), 1e6),

@@ -1,15 +1,15 @@
-// What the page must transfer, in bytes. The budget is brotli's, which every browser takes and every host can serve.
+// The transfer size in bytes of brotli, which every browser supports.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { brotliCompressSync, gzipSync } from "node:zlib";
 
-/** The most that each form may have, compressed file by file as it is sent. */
+/** The limit of each form. Files are compressed one by one, as they are sent. */
 const BUDGETS = [
   { form: "script tag", files: ["tallymark.js", "tallymark.wasm"], budget: 10_000 },
   { form: "module", files: ["index.js"], budget: 10_000 },
-  { form: "where wasm is forbidden, in place of it", files: ["fallback.js"], budget: 9_000 },
+  { form: "fallback where wasm is forbidden", files: ["fallback.js"], budget: 9_000 },
 ];
 
 for (const { form, files, budget } of BUDGETS) {

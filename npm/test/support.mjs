@@ -1,36 +1,35 @@
-// A real browser, and a small collector and web site for it to talk to.
+// A small collector and a web site for tests in real browsers.
 
 import { readFileSync } from "node:fs";
 import { createServer } from "node:http";
 
 export { engines, openBrowser } from "./engines.mjs";
 
-/** Waits until `condition` gives something, which it returns; not longer than ten seconds, or as said. */
+/** Waits until `condition` returns something truthy, and returns it. */
 export async function until(condition, what = String(condition), patience = 10_000) {
   const deadline = Date.now() + patience;
   for (;;) {
     const found = await condition();
     if (found) return found;
-    if (Date.now() > deadline) throw new Error("never came: " + what);
+    if (Date.now() > deadline) throw new Error("timed out waiting for " + what);
     await new Promise((resolve) => setTimeout(resolve, 20));
   }
 }
 
-/** Answers requests at an address of its own. */
+/** Serves requests on a free port. */
 export async function listen(handler) {
   const server = createServer(handler);
   const open = (port) => new Promise((resolve) => server.listen(port, "127.0.0.1", resolve));
   const close = () => new Promise((resolve) => (server.close(resolve), server.closeAllConnections()));
   await open(0);
   const { port } = server.address();
-  // Once closed it refuses connections, until it is open again.
+  // When closed it refuses connections, until `reopen`.
   return { origin: `http://127.0.0.1:${port}`, close, reopen: () => open(port) };
 }
 
 /**
- * A collector that counts every batch once and gives each a receipt. Functions put into `answers` answer
- * first, one request each; they get the response and what counts the batch. It is on an origin of its own,
- * as strict about CORS as the real one.
+ * A collector that counts every batch once and answers with receipts. The functions in `answers` answer one request each
+ * before that; they get the response and a function that counts the batch. It has its own origin and requires CORS.
  */
 export async function openCollector() {
   const requests = [];
@@ -70,7 +69,7 @@ export async function openCollector() {
     handler,
     answers,
     requests,
-    /** What preflights wait for before they are answered, if anything. */
+    /** A promise that preflights wait for. */
     preflight: undefined,
     /** Every event counted, in order. */
     events: () => [...counted.values()].flat(),
@@ -83,8 +82,8 @@ export async function openCollector() {
 }
 
 /**
- * A web site with the built package in every folder. `pages` maps paths to HTML, or to null if they shall
- * not be found; each comes with the `headers`. The site answers for the collector on its own origin too.
+ * A web site with the built package in every folder. `pages` maps paths to HTML, or to null for 404; each gets the
+ * `headers`. The site also answers for the collector, on its own origin.
  */
 export async function openSite(pages, collector, headers = {}) {
   const types = { js: "text/javascript", wasm: "application/wasm" };

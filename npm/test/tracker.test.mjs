@@ -1,4 +1,4 @@
-// What a page, its visitor and its owner may do to a tracker, and what comes of it.
+// The tracker in a page: options, methods, events of the page, consent.
 
 import assert from "node:assert/strict";
 import { mock, test } from "node:test";
@@ -14,7 +14,7 @@ async function start(options, changes, page) {
 }
 const paths = (site) => site.events().map(({ url }) => url.replace("https://shop.example", ""));
 
-test("calls before the core is there keep their order and their times", async () => {
+test("calls before the core runs keep their order and times", async () => {
   let load;
   const site = browser({ load: () => new Promise((resolve) => (load = resolve)) });
   const tracker = site.open().tag({ pageViews: "" });
@@ -39,7 +39,7 @@ test("calls before the core is there keep their order and their times", async ()
   );
 });
 
-test("calls made through the snippet are made up for at their own times, and those after it pass through", async () => {
+test("calls to the stub are recorded with their times, also later ones", async () => {
   const site = browser();
   const page = site.open();
   const early = [
@@ -63,7 +63,7 @@ test("calls made through the snippet are made up for at their own times, and tho
   assert.equal(page.tallymark, tracker, "a second tag does not count everything twice");
 });
 
-test("a tag's attributes are its options", async () => {
+test("the attributes of the tag are the options", async () => {
   const site = browser();
   const page = site.open();
   const tracker = page.tag({ pageViews: "true", hash: "", trackClicks: "false", sampleRate: "0.000001" });
@@ -72,7 +72,7 @@ test("a tag's attributes are its options", async () => {
   assert.equal(tracker.status().made, 0, "one visit in a million");
 });
 
-test("a page view says where the visitor is and came from", async () => {
+test("a page view has the address, the referrer and the title", async () => {
   const { site, tracker } = await start({ pageViews: true });
   tracker.pageView({ url: "/coffee", title: "Coffee", properties: { variant: "b" } });
   tracker.pageView({ url: "https://other.example/", referralUrl: "", title: "" });
@@ -87,7 +87,7 @@ test("a page view says where the visitor is and came from", async () => {
   assert.deepEqual([third.url, third.referral_url, third.title], ["https://other.example/", undefined, undefined]);
 });
 
-test("a long title and a long address are cut, and the view counts", async () => {
+test("long titles and addresses are cut, and the view is recorded", async () => {
   const { site, page, tracker } = await start();
   page.document.title = "🍵".repeat(10_000);
   tracker.pageView({ url: "/" + "u".repeat(10_000), referralUrl: "r".repeat(10_000) });
@@ -96,7 +96,7 @@ test("a long title and a long address are cut, and the view counts", async () =>
   assert.deepEqual([title, url.length, referral_url.length], ["🍵".repeat(256), 4096, 4096]);
 });
 
-test("a router's steps are one view for each page, with the one before as the referrer", async () => {
+test("each route change is one view, with the previous view as referrer", async () => {
   const { site, page } = await start({ pageViews: true });
   const go = async (act) => {
     act();
@@ -128,7 +128,7 @@ test("a router's steps are one view for each page, with the one before as the re
   );
 });
 
-test("with the option, what differs behind # is another page", async () => {
+test("with `hash`, addresses that differ after # are different pages", async () => {
   const { site, page } = await start({ pageViews: true, hash: true });
   for (const hash of ["#a", "#a", "#b"]) {
     page.location.href = "https://shop.example/" + hash;
@@ -139,7 +139,7 @@ test("with the option, what differs behind # is another page", async () => {
   assert.deepEqual(paths(site), ["/tea/?q=1", "/#a", "/#b"]);
 });
 
-test("a view that a router has just begun counts when the page goes at once", async () => {
+test("a route change right before the page ends is recorded", async () => {
   const { site, page } = await start({ pageViews: true });
   page.history.pushState({}, "", "/last");
   page.close();
@@ -147,7 +147,7 @@ test("a view that a router has just begun counts when the page goes at once", as
   assert.deepEqual(paths(site), ["/tea/?q=1", "/last"]);
 });
 
-test("a page in the background counts at once, or when it is first seen if the site wants that", async () => {
+test("a background page is recorded at once, or with `whenVisible` when it is first visible", async () => {
   for (const whenVisible of [false, true]) {
     const { page, tracker } = await start({ pageViews: true, whenVisible }, {}, { hidden: true });
     assert.equal(tracker.status().made, whenVisible ? 0 : 1);
@@ -156,7 +156,7 @@ test("a page in the background counts at once, or when it is first seen if the s
   }
 });
 
-test("a page rendered in advance counts when it is shown, and leaves nothing if it never is", async () => {
+test("a prerendered page is recorded when it is shown, and leaves nothing otherwise", async () => {
   const site = browser();
   const page = site.open({ prerendering: true });
   const tracker = page.track({ pageViews: true });
@@ -174,7 +174,7 @@ test("a page rendered in advance counts when it is shown, and leaves nothing if 
   adds(tracker);
 });
 
-test("a page that comes back from the browser's cache is seen again", async () => {
+test("a page restored from the back/forward cache is another view", async () => {
   const { site, page, tracker } = await start({ pageViews: true });
   page.hide();
   page.comeBack();
@@ -183,7 +183,7 @@ test("a page that comes back from the browser's cache is seen again", async () =
   assert.deepEqual(paths(site), ["/tea/?q=1", "/tea/?q=1"]);
 });
 
-test("clicks on marked elements count, unless the site turns that off", async () => {
+test("clicks on marked elements are recorded, unless `trackClicks` is false", async () => {
   for (const trackClicks of [true, false]) {
     const { site, page } = await start({ trackClicks });
     page.press({ "data-tallymark-click": "buy", "data-tallymark-props": '{"price":2.4}' });
@@ -202,7 +202,7 @@ test("clicks on marked elements count, unless the site turns that off", async ()
   }
 });
 
-test("bad arguments never throw, are counted, and are told about on request", async () => {
+test("bad arguments never throw, are counted, and are reported with `debug`", async () => {
   const circular = {};
   circular.self = circular;
   const hostile = new Proxy(
@@ -259,10 +259,10 @@ test("bad arguments never throw, are counted, and are told about on request", as
     { made: bad.length + 1, delivered: 1, dropped: { invalid: bad.length } },
   );
   assert.equal(site.events().length, 1);
-  assert.equal(site.said.length, bad.length);
+  assert.equal(site.lines.length, bad.length);
 });
 
-test("whatever is called with whatever, in whatever order, nothing throws and everything adds up", async () => {
+test("random calls with random arguments never throw, and the status adds up", async () => {
   const seed = Number(process.env.SEED ?? Math.floor(Math.random() * 2 ** 32));
   const roll = dice(seed);
   const hostile = new Proxy(() => {}, {
@@ -353,7 +353,7 @@ test("whatever is called with whatever, in whatever order, nothing throws and ev
   }
 });
 
-test("missing options are told about once, and nothing throws", async () => {
+test("missing options are reported once and nothing throws", async () => {
   const site = browser();
   const page = site.open();
   for (const options of [
@@ -363,7 +363,7 @@ test("missing options are told about once, and nothing throws", async () => {
     { username: "b", key: undefined },
     { endpoint: 7 },
   ]) {
-    const before = site.said.length;
+    const before = site.lines.length;
     const tracker = page.track(options);
     tracker.click("buy");
     tracker.identify("u");
@@ -371,20 +371,20 @@ test("missing options are told about once, and nothing throws", async () => {
     tracker.flush();
     page.hide();
     assert.equal(tracker.status().failed, "options");
-    assert.equal(site.said.length, before + 1);
+    assert.equal(site.lines.length, before + 1);
     adds(tracker);
   }
   await pass(5000);
-  assert.deepEqual([site.requests.length, site.kept()], [0, []]);
+  assert.deepEqual([site.requests.length, site.names()], [0, []]);
 });
 
-test("asked for twice, it is the same tracker", async () => {
+test("the same options return the same tracker", async () => {
   const page = browser().open();
   assert.equal(page.track(), page.track());
   assert.notEqual(page.track(), page.track({ username: "other" }));
 });
 
-test("a session goes on across pages and tabs, and ends after half an hour of silence", async () => {
+test("pages and tabs share a session, which ends half an hour after the last event", async () => {
   const site = browser();
   const sessions = [];
   const open = async () => {
@@ -416,7 +416,7 @@ test("a session goes on across pages and tabs, and ends after half an hour of si
   assert.equal(sessions.at(-1), sessions.at(-2));
 });
 
-test("a clock that is set back or far ahead neither keeps a session for ever nor ends all", async () => {
+test("a wrong clock neither keeps a session alive nor ends every session", async () => {
   const site = browser();
   site.storage.setItem("tallymark/shop/session", `old ${NOW + 1e12}`);
   const tracker = site.open().track();
@@ -430,7 +430,7 @@ test("a clock that is set back or far ahead neither keeps a session for ever nor
   assert.ok(!ids.has("old"));
 });
 
-test("a visit is counted whole or not at all, and stands for as many as the site says", async () => {
+test("a visit is sampled completely or not at all, and has the weight", async () => {
   let counted = 0;
   for (let visit = 0; visit < 200; visit++) {
     const site = browser();
@@ -441,7 +441,7 @@ test("a visit is counted whole or not at all, and stands for as many as the site
     if (!made[0]) continue;
     counted++;
     await settle();
-    // Sent already, or waiting for the core.
+    // Sent already, or stored.
     const [text = site.requests[0].text] = site.stored();
     assert.match(text, /"weight":4}/);
   }
@@ -449,7 +449,7 @@ test("a visit is counted whole or not at all, and stands for as many as the site
   assert.ok(counted > 7 && counted < 93, String(counted));
 });
 
-test("an anonymous id is made only for a site that asks, kept, and forgotten with everything else", async () => {
+test("an anonymous id is made only with `anonymousId`, stored, and erased with everything else", async () => {
   const site = browser();
   const ids = [];
   const visit = async (options, act = () => {}) => {
@@ -464,7 +464,7 @@ test("an anonymous id is made only for a site that asks, kept, and forgotten wit
     page.close();
   };
   await visit({});
-  assert.ok(!site.kept().includes("visitor"));
+  assert.ok(!site.names().includes("visitor"));
   await visit({ anonymousId: true });
   await visit({ anonymousId: true });
   await visit({ anonymousId: true }, (tracker) => (tracker.click("before"), tracker.optOut(), tracker.optIn()));
@@ -476,7 +476,7 @@ test("an anonymous id is made only for a site that asks, kept, and forgotten wit
   assert.equal(after, last);
 });
 
-test("a person has the site's own name until it is taken away", async () => {
+test("identify sets the user id until it is removed", async () => {
   const { site, tracker } = await start();
   for (const person of ["anna", null, "", undefined]) {
     tracker.identify(person);
@@ -489,7 +489,7 @@ test("a person has the site's own name until it is taken away", async () => {
   );
 });
 
-test("beforeSend changes, drops, and may be wrong without harm", async () => {
+test("beforeSend changes and drops events, and its errors do no harm", async () => {
   const given = [
     (event) => ({ ...event, url: event.url.split("?")[0], title: undefined }),
     () => null,
@@ -521,7 +521,7 @@ test("beforeSend changes, drops, and may be wrong without harm", async () => {
   assert.deepEqual([tracker.status().made, tracker.status().dropped], [11, { invalid: 9 }]);
 });
 
-test("consent that is pending stores and sends nothing; granted, everything is made up for", async () => {
+test("pending consent stores and sends nothing; granted consent records everything held", async () => {
   const site = browser();
   const page = site.open();
   const tracker = page.track({ consent: "pending", pageViews: true, anonymousId: true });
@@ -529,7 +529,7 @@ test("consent that is pending stores and sends nothing; granted, everything is m
   page.hide();
   page.comeBack();
   await pass(60_000);
-  assert.deepEqual([site.kept(), site.held(), site.requests], [[], [], []]);
+  assert.deepEqual([site.names(), site.held(), site.requests], [[], [], []]);
   assert.deepEqual([tracker.status().made, tracker.status().queued, tracker.status().disabledReason], [3, 3, null]);
   tracker.setConsent("granted");
   await null;
@@ -555,7 +555,7 @@ test("consent that is pending stores and sends nothing; granted, everything is m
   assert.deepEqual([last.session_id, last.anonymous_id], [session_id, anonymous_id], "the same visit and browser");
 });
 
-test("consent that is withdrawn for the time being stops storing and sending", async () => {
+test("consent set back to pending stops storing and sending", async () => {
   const { site, tracker } = await start();
   tracker.click("before");
   tracker.setConsent("pending");
@@ -577,7 +577,7 @@ test("consent that is withdrawn for the time being stops storing and sending", a
   adds(tracker);
 });
 
-test("at most a thousand events wait for consent; the oldest go, and are counted", async () => {
+test("at most a thousand events wait for consent; the oldest are dropped and counted", async () => {
   const site = browser();
   const tracker = site.open().track({ consent: "pending" });
   for (let event = 0; event < 1200; event++) tracker.track(`${event}`);
@@ -595,7 +595,7 @@ for (const [how, act, undo, off] of [
   ["denied consent", (tracker) => tracker.setConsent("denied"), (tracker) => tracker.setConsent("granted"), "denied"],
   ["an opt-out", (tracker) => tracker.optOut(), (tracker) => tracker.optIn(), "opted_out"],
 ]) {
-  test(`${how} erases everything, and makes no more events until it is taken back`, async () => {
+  test(`${how} erases everything and stops events until it is revoked`, async () => {
     const { site, page, tracker } = await start({ anonymousId: true }, { answer: () => status(503) });
     tracker.click("buy");
     site.refused = true;
@@ -608,7 +608,7 @@ for (const [how, act, undo, off] of [
     page.hide();
     page.comeBack();
     await pass(60_000);
-    assert.deepEqual(site.kept(), off === "opted_out" ? ["out"] : []);
+    assert.deepEqual(site.names(), off === "opted_out" ? ["out"] : []);
     assert.deepEqual(site.held(), []);
     assert.equal(site.requests.length, tried);
     assert.deepEqual([tracker.status().disabledReason, tracker.status().made, tracker.status().queued], [off, 0, 0]);
@@ -631,12 +631,12 @@ for (const [how, act, undo, off] of [
   });
 }
 
-test("an opt-out holds for the next page and for the other tabs", async () => {
+test("an opt-out applies to later pages and other tabs", async () => {
   const { site, tracker } = await start();
   const other = site.open().track();
   await ready(other);
   tracker.optOut();
-  // Denying beside that forgets what is stored, but not the choice.
+  // Denied consent removes everything stored except the opt-out.
   tracker.setConsent("denied");
   const next = site.open().track();
   for (const one of [tracker, other, next]) {
@@ -644,14 +644,14 @@ test("an opt-out holds for the next page and for the other tabs", async () => {
     assert.deepEqual([one.status().disabledReason, one.status().made], ["opted_out", 0]);
   }
   await pass(5000);
-  assert.deepEqual([site.kept(), site.requests.length], [["out"], 0]);
+  assert.deepEqual([site.names(), site.requests.length], [["out"], 0]);
   next.optIn();
   other.click("buy");
   await pass(5000);
   assert.equal(site.requests.length, 1);
 });
 
-test("an opt-out where storage is refused holds for the page", async () => {
+test("an opt-out without storage applies to the page", async () => {
   const { site, tracker } = await start({}, { refused: true });
   tracker.optOut();
   tracker.click("buy");
@@ -659,7 +659,7 @@ test("an opt-out where storage is refused holds for the page", async () => {
   assert.deepEqual([tracker.status().disabledReason, site.requests.length], ["opted_out", 0]);
 });
 
-test("Global Privacy Control is honoured unless the site says otherwise, Do Not Track if it says so", async () => {
+test("Global Privacy Control is respected unless `gpc` is false, Do Not Track with `dnt`", async () => {
   for (const [navigator, options, off] of [
     [{ globalPrivacyControl: true }, {}, "gpc"],
     [{ globalPrivacyControl: true }, { gpc: false }, null],
@@ -675,11 +675,11 @@ test("Global Privacy Control is honoured unless the site says otherwise, Do Not 
     await pass(3000);
     assert.equal(tracker.status().disabledReason, off);
     assert.equal(site.requests.length, off ? 0 : 1);
-    if (off) assert.deepEqual(site.kept(), []);
+    if (off) assert.deepEqual(site.names(), []);
   }
 });
 
-test("a wasm that is missing is said, and events wait for the next page", async () => {
+test("a missing wasm is reported, and the events wait for the next page", async () => {
   const site = browser({ load: () => status(404) });
   const page = site.open();
   const tracker = page.tag();
@@ -703,7 +703,7 @@ test("a wasm that is missing is said, and events wait for the next page", async 
   adds(heir);
 });
 
-test("a network that fails while the wasm loads is given another chance", async () => {
+test("loading the wasm is retried after a network failure", async () => {
   let tries = 0;
   const site = browser({
     load() {
@@ -720,7 +720,7 @@ test("a network that fails while the wasm loads is given another chance", async 
   assert.equal(tracker.status().delivered, 1);
 });
 
-test("where no wasm is allowed, the same as a script does the work", async () => {
+test("where wasm is forbidden, the fallback script is used", async () => {
   for (const way of ["track", "tag"]) {
     const site = browser({ wasm: false });
     const page = site.open();
@@ -733,7 +733,7 @@ test("where no wasm is allowed, the same as a script does the work", async () =>
   }
 });
 
-test("a crash of the core never reaches the page, and events wait for the next one", async () => {
+test("a crash of the core does not reach the page, and the events wait for the next page", async () => {
   const { site, page, tracker } = await start({}, { answer: () => status(503) });
   tracker.click("before");
   const broken = mock.method(crypto, "getRandomValues", () => {

@@ -1,4 +1,4 @@
-// What the collector gets and when, with a scripted network and a clock moved by hand.
+// What the collector gets and when, with a scripted network and clock.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -15,7 +15,7 @@ async function start(changes, options) {
 const broken = () => Promise.reject(new TypeError("network error"));
 const names = (text) => JSON.parse(text).events.map(({ name }) => name);
 
-test("a batch leaves within two seconds, with everything that the collector asks for", async () => {
+test("a batch is sent within two seconds, with all headers", async () => {
   const { site, tracker } = await start({}, { endpoint: "https://collect.example/in/", username: "café", key: "clé" });
   tracker.track("charge", { value: 100 });
   await pass(1900);
@@ -49,7 +49,7 @@ test("a batch leaves within two seconds, with everything that the collector asks
   assert.deepEqual(tracker.status(), { ...rest, delivered: 1 });
 });
 
-test("the endpoint is resolved against the page", async () => {
+test("a relative endpoint is resolved against the page", async () => {
   for (const [endpoint, url] of [
     ["/", "https://shop.example/v1/batch"],
     ["/in", "https://shop.example/in/v1/batch"],
@@ -64,7 +64,7 @@ test("the endpoint is resolved against the page", async () => {
   }
 });
 
-test("a retry sends the same bytes under the same id, and the event counts once", async () => {
+test("a retry sends the same bytes under the same id, and the event is delivered once", async () => {
   const { site, tracker } = await start({ answer: (batch, number) => (number < 3 ? status(503) : receipt(batch)) });
   tracker.click("buy");
   await pass(20_000);
@@ -73,7 +73,7 @@ test("a retry sends the same bytes under the same id, and the event counts once"
   assert.equal(tracker.status().delivered, 1);
 });
 
-test("Retry-After is honoured, in seconds and as a date, of 429 as of 503", async () => {
+test("Retry-After is respected in seconds and as a date, with 429 and 503", async () => {
   for (const code of [429, 503]) {
     for (const after of ["7", new Date(NOW + 7000).toUTCString()]) {
       const { site, tracker } = await start({
@@ -89,7 +89,7 @@ test("Retry-After is honoured, in seconds and as a date, of 429 as of 503", asyn
   }
 });
 
-test("a Retry-After that says nothing is none, and no answer makes the tracker wait for ever", async () => {
+test("an invalid or extreme Retry-After does not stop the tracker", async () => {
   for (const after of ["", "soon", "-1", "0", "NaN", "Infinity", "1e99", new Date(NOW - 1e6).toUTCString()]) {
     const { site, tracker } = await start({
       answer: (batch, number) => (number ? receipt(batch) : status(503, { "Retry-After": after })),
@@ -102,7 +102,7 @@ test("a Retry-After that says nothing is none, and no answer makes the tracker w
   }
 });
 
-test("a wrong key pauses, says so and keeps everything", async () => {
+test("a wrong key pauses sending and keeps everything", async () => {
   let code = 401;
   const { site, tracker } = await start({ answer: (batch) => (code === 200 ? receipt(batch) : status(code)) });
   tracker.click("buy");
@@ -123,7 +123,7 @@ test("a wrong key pauses, says so and keeps everything", async () => {
   assert.equal(tracker.status().delivered, 1);
 });
 
-test("what a captive portal answers is not delivery", async () => {
+test("the answer of a captive portal is not a receipt", async () => {
   const junk = [
     () => new Response("<html>Welcome! Log in to our network</html>"),
     () => Response.json({ ok: true }),
@@ -168,7 +168,7 @@ test("what a captive portal answers is not delivery", async () => {
   }
 });
 
-test("a receipt's retries go again in a new batch, under their own ids; what it rejects is final", async () => {
+test("events to retry are sent in a new batch under the same event ids; rejections are final", async () => {
   const { site, tracker } = await start({
     answer(batch, number) {
       if (!number)
@@ -187,7 +187,7 @@ test("a receipt's retries go again in a new batch, under their own ids; what it 
   assert.deepEqual({ made, delivered, rejected, queued }, { made: 3, delivered: 2, rejected: 1, queued: 0 });
 });
 
-test("a receipt that asks for what cannot be is no receipt", async () => {
+test("an inconsistent receipt is not a receipt", async () => {
   const lies = [
     { accepted: 1, retry: [0, 0] },
     { accepted: 2, retry: [3] },
@@ -220,7 +220,7 @@ test("a receipt that asks for what cannot be is no receipt", async () => {
   }
 });
 
-test("a batch that is too large is halved until it fits, and what fits nowhere is dropped", async () => {
+test("a batch that is too large is halved until it fits; a single event that does not fit is dropped", async () => {
   const { site, tracker } = await start({
     answer: (batch) =>
       batch.events.length > 2 || batch.events.some(({ name }) => name === "4") ? status(413) : receipt(batch),
@@ -234,7 +234,7 @@ test("a batch that is too large is halved until it fits, and what fits nowhere i
   assert.equal(new Set(ids).size, ids.length, "another body is another batch");
 });
 
-test("what the collector can never take is dropped, and the next batch reports it", async () => {
+test("a batch refused permanently is dropped, and the next batch reports it", async () => {
   for (const code of [400, 415, 422]) {
     const { site, tracker } = await start({ answer: (batch, number) => (number ? receipt(batch) : status(code)) });
     tracker.click("buy");
@@ -250,7 +250,7 @@ test("what the collector can never take is dropped, and the next batch reports i
   }
 });
 
-test("hiding the page sends everything at once, within what browsers let a leaving page send", async () => {
+test("hiding the page sends everything at once, within the keepalive limit of browsers", async () => {
   let most = 0;
   let flying = 0;
   const { page, site, tracker } = await start({
@@ -266,7 +266,7 @@ test("hiding the page sends everything at once, within what browsers let a leavi
   assert.equal(site.requests.length, 1, "before anything else happens");
   assert.equal(site.requests[0].init.keepalive, true);
 
-  // Three bytes a character: lengths in UTF-16 would allow three times too much.
+  // Three bytes per character: lengths in UTF-16 would allow three times too much.
   await settle();
   for (let event = 0; event < 40; event++) tracker.track("large", { text: "茶".repeat(3000) });
   page.show(false);
@@ -274,12 +274,12 @@ test("hiding the page sends everything at once, within what browsers let a leavi
   assert.ok(most > 30_000 && most <= 60_000, String(most));
 });
 
-test("what does not fit into a leaving page's allowance goes without", async () => {
+test("a request above the keepalive limit has no keepalive", async () => {
   let free;
   const { site, tracker } = await start({
     answer: (batch) => new Promise((resolve) => (free = () => resolve(receipt(batch)))),
   });
-  // Before there was a core, a batch could get larger than the core would have made it.
+  // Before the core runs, a batch can become larger than the core would make it.
   for (let event = 0; event < 2; event++) tracker.track("large", { text: "x".repeat(29_000) });
   tracker.flush();
   await settle();
@@ -296,7 +296,7 @@ test("what does not fit into a leaving page's allowance goes without", async () 
   assert.equal(site.requests[2].init.keepalive, false, "29 KB and 32 KB are too much");
 });
 
-test("where keepalive is refused, the batch goes without", async () => {
+test("where keepalive is refused, the request is repeated without it", async () => {
   const { site, tracker } = await start({
     answer: (batch, _, { keepalive }) => (keepalive ? broken() : receipt(batch)),
   });
@@ -311,7 +311,7 @@ test("where keepalive is refused, the batch goes without", async () => {
   assert.equal(tracker.status().delivered, 1);
 });
 
-test("an engine known to do keepalive is not asked twice when the network is down", async () => {
+test("where keepalive has worked, a failed request is not repeated without it", async () => {
   const { site, tracker } = await start({ answer: (batch, number) => (number ? broken() : receipt(batch)) });
   for (let press = 0; press < 2; press++) {
     tracker.click("buy");
@@ -321,7 +321,7 @@ test("an engine known to do keepalive is not asked twice when the network is dow
   assert.equal(site.requests.length, 2);
 });
 
-test("a request that hangs is given up after 30 seconds and tried again", async () => {
+test("a request times out after 30 seconds and is retried", async () => {
   const { site, tracker } = await start({
     answer: (batch, number, { signal }) =>
       number
@@ -338,7 +338,7 @@ test("a request that hangs is given up after 30 seconds and tried again", async 
   assert.equal(tracker.status().delivered, 1);
 });
 
-test("an answer lost after the collector has counted is not delivery, and the repetition is the same", async () => {
+test("a lost answer is not a receipt, and the retry sends the same bytes", async () => {
   const { site, tracker } = await start({
     answer: (batch, number) => (number < 2 ? broken() : receipt(batch, { duplicate: true })),
   });
@@ -348,7 +348,7 @@ test("an answer lost after the collector has counted is not delivery, and the re
   assert.equal(tracker.status().delivered, 1);
 });
 
-test("nothing is tried while offline, and everything as soon as the network is back", async () => {
+test("nothing is sent while offline, and everything when the network is back", async () => {
   let up = false;
   const { page, site, tracker } = await start({ answer: (batch) => (up ? receipt(batch) : broken()) });
   tracker.click("before");
@@ -367,7 +367,7 @@ test("nothing is tried while offline, and everything as soon as the network is b
   assert.equal(tracker.status().paused, null);
 });
 
-test("requests that something blocks are given up for 5 minutes, also by the next page", async () => {
+test("blocked requests pause sending for 5 minutes, also on the next page", async () => {
   const { page, site, tracker } = await start({ answer: broken });
   for (let second = 0; second < 120 && tracker.status().paused !== "blocked"; second++) {
     tracker.track("n");
@@ -375,7 +375,7 @@ test("requests that something blocks are given up for 5 minutes, also by the nex
   }
   assert.equal(tracker.status().paused, "blocked");
   const tried = site.requests.length;
-  // Each of the eight was tried once more without keepalive.
+  // Each of the eight was retried once without keepalive.
   assert.ok(tried <= 16, String(tried));
   tracker.track("n");
   tracker.flush();
@@ -399,7 +399,7 @@ test("requests that something blocks are given up for 5 minutes, also by the nex
   adds(heir);
 });
 
-test("junk and refusals are answers, and block nothing", async () => {
+test("errors and invalid answers do not count as blocked", async () => {
   for (const answer of [() => status(503), () => new Response("junk")]) {
     const { tracker } = await start({ answer });
     tracker.track("n");
@@ -408,7 +408,7 @@ test("junk and refusals are answers, and block nothing", async () => {
   }
 });
 
-test("a block that a wrong clock has set far ahead is not believed", async () => {
+test("a pause set by a wrong clock far ahead is ignored", async () => {
   const site = browser();
   site.storage.setItem("tallymark/shop/blocked", String(NOW + 1e12));
   const tracker = site.open().track();
@@ -418,7 +418,7 @@ test("a block that a wrong clock has set far ahead is not believed", async () =>
   assert.equal(tracker.status().delivered, 1);
 });
 
-test("a full queue drops the oldest, says how many and tells the collector", async () => {
+test("a full queue drops the oldest events and reports the number to the collector", async () => {
   let up = false;
   const { site, tracker } = await start({ answer: (batch) => (up ? receipt(batch) : status(500)) });
   for (let event = 0; event < 200; event++) tracker.track("large", { event, text: "x".repeat(10_000) });
@@ -442,7 +442,7 @@ test("a full queue drops the oldest, says how many and tells the collector", asy
   );
 });
 
-test("what nobody took for a week expires, in this page as in the next", async () => {
+test("events expire after a week, in this page and the next", async () => {
   const { page, site, tracker } = await start({ answer: () => status(503) });
   tracker.track("old");
   await pass(7 * 86_400_000 + 600_000);

@@ -1,4 +1,4 @@
-// What is written, byte for byte, against the golden fixtures that every part of Tallymark is held to.
+// The encoding, byte for byte, against the golden fixtures that all parts of Tallymark share.
 
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -13,7 +13,7 @@ const fixtures = (name) =>
   JSON.parse(readFileSync(new URL(`../../sdk/tests/wire/${name}.json`, import.meta.url), "utf8"));
 const event = (fields) => ({ event_id: uuid(NOW), event_type: "custom", occurred_at: NOW, name: "n", ...fields });
 
-/** Storage that takes everything. */
+/** Storage without limits. */
 function memory(texts = new Map()) {
   return {
     texts,
@@ -23,15 +23,15 @@ function memory(texts = new Map()) {
   };
 }
 
-test("events have the golden text", () => {
-  // What only a service can know of a visitor.
+test("events are encoded as in the fixtures", () => {
+  // Fields that only servers send.
   const foreign = /"(useragent|ipaddress)":"[^"]*",/g;
   const all = fixtures("events");
   for (const { case: name, json } of all) assert.equal(encode(JSON.parse(json)), json.replace(foreign, ""), name);
   assert.ok(all.length >= 7);
 });
 
-test("the order of the fields is that of the wire, whoever made the event", () => {
+test("fields have the order of the wire format", () => {
   for (const { case: name, json } of fixtures("events")) {
     const turned = Object.fromEntries(Object.entries(JSON.parse(json)).reverse());
     assert.deepEqual(JSON.parse(encode(turned)), JSON.parse(encode(JSON.parse(json))), name);
@@ -39,8 +39,8 @@ test("the order of the fields is that of the wire, whoever made the event", () =
   }
 });
 
-test("what is beyond a limit, or misses what it is counted by, is refused with the contract's code", () => {
-  // Types are TypeScript's to check, and how deep something is and what a weight may be is the collector's.
+test("events above a limit or without their key are refused with the code of the contract", () => {
+  // TypeScript checks types; the collector checks depth and weight.
   const theirs = ["unknown_event_type", "weight_out_of_range", "properties_too_deep"];
   let judged = 0;
   for (const { case: name, code, event } of fixtures("invalid")) {
@@ -55,7 +55,7 @@ test("what is beyond a limit, or misses what it is counted by, is refused with t
   assert.ok(judged >= 15, String(judged));
 });
 
-test("every limit is in bytes of UTF-8, and exactly what it says", () => {
+test("every limit is exact, in bytes of UTF-8", () => {
   const limits = {
     session_id: 128,
     anonymous_id: 128,
@@ -103,7 +103,7 @@ test("every limit is in bytes of UTF-8, and exactly what it says", () => {
     );
 });
 
-test("half a surrogate pair becomes the character that stands for what is none", () => {
+test("lone surrogates become the replacement character", () => {
   const text = encode(
     event({
       name: "half \ud83c",
@@ -116,7 +116,7 @@ test("half a surrogate pair becomes the character that stands for what is none",
   assert.equal(Buffer.from(text).toString(), text, "it is Unicode");
 });
 
-test("properties are what JSON makes of them, or refused", () => {
+test("properties are encoded as JSON or refused", () => {
   const date = new Date(NOW);
   const taken = [
     [
@@ -164,7 +164,7 @@ test("properties are what JSON makes of them, or refused", () => {
     assert.throws(() => encode(event({ properties })));
 });
 
-test("ids are UUIDv7, sort by their time and never repeat", () => {
+test("ids are UUIDv7, sort by time and are unique", () => {
   const ids = new Set();
   for (const now of [0, 1, NOW, NOW + 1, 2 ** 48 - 1]) {
     for (let draw = 0; draw < 2000; draw++) {
@@ -178,7 +178,7 @@ test("ids are UUIDv7, sort by their time and never repeat", () => {
   assert.ok(uuid(NOW) < uuid(NOW + 1));
 });
 
-test("batches have the golden form, and losses the golden names", () => {
+test("batches are encoded as in the fixtures", () => {
   const names = fixtures("reasons");
   for (const { case: name, body, batch_id, sdk, events, lost } of fixtures("batches")) {
     const queue = createBatches(memory(), () => uuid(NOW));
@@ -200,41 +200,41 @@ test("batches have the golden form, and losses the golden names", () => {
   }
 });
 
-/** A batch of events called 0, 1 and so on, in storage that keeps `texts`. */
-function filled(events, kept = memory()) {
+/** A stored batch of events with the names 0, 1 and so on. */
+function filled(events, storage = memory()) {
   const lane = uuid(NOW);
-  const queue = createBatches(kept, () => lane);
+  const queue = createBatches(storage, () => lane);
   let batch = 0;
   for (let name = 0; name < events; name++) {
-    // What a site calls its events must not be taken for the text around them.
+    // Texts that look like the surrounding JSON.
     const json = encode(event({ name: `${name}`, properties: { text: '\n],"lost":{"event_id",\n{"event_id"' } }));
     if (batch) queue.extend(batch, json);
     else batch = queue.begin(NOW, json);
   }
   queue.save();
-  return { queue, batch, lane, kept };
+  return { queue, batch, lane, storage };
 }
 const namesIn = (text) => JSON.parse(text).events.map(({ name }) => Number(name));
 
-test("whoever finds a batch without its end gives it the same", () => {
-  const { queue, batch, lane, kept } = filled(3);
-  const [[, unclosed]] = kept.texts;
+test("every page closes an open batch the same way", () => {
+  const { queue, batch, lane, storage } = filled(3);
+  const [[, unclosed]] = storage.texts;
   assert.throws(() => JSON.parse(unclosed));
   const heirs = [1, 2].map(() => {
-    const heir = createBatches(memory(new Map(kept.texts)), () => uuid(NOW));
+    const heir = createBatches(memory(new Map(storage.texts)), () => uuid(NOW));
     const [[found], corrupt] = heir.adopt(lane);
     assert.equal(corrupt, 0);
     assert.equal(heir.all.get(found).events, 3);
     return heir.body(found);
   });
   assert.equal(heirs[0], heirs[1]);
-  assert.equal(queue.body(batch), heirs[0], "its own page sends nothing else");
+  assert.equal(queue.body(batch), heirs[0], "the same as its own page");
   queue.seal(batch, [0, 0, 0, 0, 0, 0]);
   assert.equal(queue.body(batch), heirs[0]);
 });
 
-test("a part has the events that were asked for, under an id of its own that is as old", () => {
-  const { queue, batch, kept } = filled(5);
+test("a part has the requested events and a new id with the same time", () => {
+  const { queue, batch, storage } = filled(5);
   queue.seal(batch, [1, 0, 0, 0, 0, 0]);
   const before = queue.body(batch);
   const again = queue.part(batch, 0, [3, 1]);
@@ -252,7 +252,7 @@ test("a part has the events that were asked for, under an id of its own that is 
   for (const part of [again, ...halves]) {
     assert.equal(queue.madeAt(part), NOW);
     assert.ok(!JSON.parse(queue.body(part)).lost, "losses are reported once");
-    assert.ok(kept.texts.has(queue.all.get(part).name));
+    assert.ok(storage.texts.has(queue.all.get(part).name));
   }
   const [quarter, name] = [queue.part(halves[1], 2, [1, 2]), queue.all.get(halves[1]).name + ".2"];
   assert.equal(queue.all.get(quarter).name, name);
@@ -260,7 +260,7 @@ test("a part has the events that were asked for, under an id of its own that is 
   assert.equal(queue.madeAt(quarter), NOW);
 });
 
-test("asked for what is not there, there is no part", () => {
+test("invalid indexes make no part", () => {
   const { queue, batch } = filled(3);
   for (const indexes of [[0, 0], [3], [-1], [0.5], ["0"], [null], [0, 1, 2, 9]]) {
     assert.equal(queue.part(batch, 0, indexes), 0, JSON.stringify(indexes));
@@ -268,19 +268,19 @@ test("asked for what is not there, there is no part", () => {
   assert.equal(queue.all.size, 1);
 });
 
-test("an event that a site has changed beyond recognition does not shift the others", () => {
+test("an event without an id does not shift the others", () => {
   const queue = createBatches(memory(), () => uuid(NOW));
   const batch = queue.begin(NOW, encode({ event_type: "custom", name: "0" }));
   for (const name of ["1", "2"]) queue.extend(batch, encode(event({ name })));
   assert.deepEqual(namesIn(queue.body(queue.part(batch, 0, [0, 2]))), [0, 2]);
 });
 
-test("parts beside their whole were never sent, and those without one are all there is", () => {
-  const { queue, batch, lane, kept } = filled(4);
+test("parts beside their whole are removed, parts without it are adopted", () => {
+  const { queue, batch, lane, storage } = filled(4);
   queue.seal(batch, [0, 0, 0, 0, 0, 0]);
   const half = queue.part(batch, 1, [0, 1]);
   const open = () => {
-    const texts = new Map(kept.texts);
+    const texts = new Map(storage.texts);
     const heir = createBatches(memory(texts), () => uuid(NOW));
     const [found, corrupt] = heir.adopt(lane);
     return [found.map((number) => namesIn(heir.body(number))), corrupt, texts.size];
@@ -311,11 +311,11 @@ test("parts beside their whole were never sent, and those without one are all th
   assert.ok(quarter);
 });
 
-test("what cannot be read is counted, forgotten, and costs nothing else", () => {
-  const { batch, lane, kept, queue } = filled(2);
+test("unreadable batches are counted and removed", () => {
+  const { batch, lane, storage, queue } = filled(2);
   queue.seal(batch, [0, 0, 0, 0, 0, 0]);
   queue.save();
-  const [[, good]] = kept.texts;
+  const [[, good]] = storage.texts;
   const id = () => `${lane}/${uuid(NOW)}`;
   const damaged = [
     "x",
@@ -329,41 +329,41 @@ test("what cannot be read is counted, forgotten, and costs nothing else", () => 
     '{"batch_id":"7","events":7',
     '{"batch_id":null,"events":[\n]}',
   ];
-  for (const text of damaged) kept.texts.set(id(), text);
-  const heir = createBatches(kept, () => uuid(NOW));
+  for (const text of damaged) storage.texts.set(id(), text);
+  const heir = createBatches(storage, () => uuid(NOW));
   const [found, corrupt] = heir.adopt(lane);
   assert.deepEqual(
     found.map((number) => heir.body(number)),
     [good],
   );
   assert.equal(corrupt, damaged.length);
-  assert.equal(kept.texts.size, 1);
+  assert.equal(storage.texts.size, 1);
 });
 
-test("what an older version of the tracker has kept is sent as it is", () => {
-  const { batch, lane, kept, queue } = filled(2);
+test("a batch of an older version is sent unchanged", () => {
+  const { batch, lane, storage, queue } = filled(2);
   queue.seal(batch, [0, 0, 0, 0, 0, 0]);
   queue.save();
-  const [[name, text]] = kept.texts;
+  const [[name, text]] = storage.texts;
   const older = text.replace(SDK, "tallymark-js/0.0.9");
-  kept.texts.set(name, older);
-  const heir = createBatches(kept, () => uuid(NOW));
+  storage.texts.set(name, older);
+  const heir = createBatches(storage, () => uuid(NOW));
   const [[found], corrupt] = heir.adopt(lane);
   assert.equal(corrupt, 0);
   assert.equal(heir.body(found), older);
 });
 
-test("where storage takes no more, batches are in memory, whole, until it does again", () => {
-  const kept = memory();
-  const take = kept.set;
-  const { queue, batch } = filled(2, kept);
-  kept.set = (name, text) => !text && take(name);
+test("without storage, batches are complete in memory, and stored again later", () => {
+  const storage = memory();
+  const take = storage.set;
+  const { queue, batch } = filled(2, storage);
+  storage.set = (name, text) => !text && take(name);
   queue.extend(batch, encode(event({ name: "2" })));
   queue.save();
   assert.deepEqual(
-    [queue.all.get(batch).stored, kept.texts.size],
+    [queue.all.get(batch).stored, storage.texts.size],
     [false, 0],
-    "half of it must not be taken for the whole",
+    "a beginning must not be taken for the whole",
   );
   queue.seal(batch, [0, 0, 0, 0, 0, 0]);
   queue.save();
@@ -372,7 +372,7 @@ test("where storage takes no more, batches are in memory, whole, until it does a
   const second = queue.begin(NOW, encode(event()));
   queue.save();
   assert.equal(queue.all.get(second).stored, false);
-  kept.set = take;
+  storage.set = take;
   const third = queue.begin(NOW, encode(event()));
   queue.save();
   assert.ok(queue.all.get(third).stored);
@@ -383,13 +383,13 @@ test("where storage takes no more, batches are in memory, whole, until it does a
   );
 });
 
-test("a sealed batch that cannot be made into parts stays whole", () => {
-  const kept = memory();
-  const { queue, batch } = filled(2, kept);
+test("a batch stays whole if its parts cannot be stored", () => {
+  const storage = memory();
+  const { queue, batch } = filled(2, storage);
   queue.seal(batch, [0, 0, 0, 0, 0, 0]);
   queue.save();
-  const take = kept.set;
-  kept.set = (name, text) => !text && take(name);
+  const take = storage.set;
+  storage.set = (name, text) => !text && take(name);
   assert.equal(queue.part(batch, 1, [0]), 0);
-  assert.deepEqual([[...kept.texts.values()], queue.all.size], [[queue.body(batch)], 1]);
+  assert.deepEqual([[...storage.texts.values()], queue.all.size], [[queue.body(batch)], 1]);
 });
