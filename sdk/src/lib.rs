@@ -158,7 +158,6 @@
 //! | `spool` | yes | the spool in a directory |
 //! | `gzip` | | compressed bodies |
 //! | `tower` | | [`TrackPageViews`], a layer for axum and other tower services |
-//! | `json` | with `client` | the wire types, read and written with serde |
 //!
 //! Without features the crate is the core alone. It depends on nothing but `uuid` and compiles to
 //! `wasm32-unknown-unknown`, where the browser tracker uses it. A default build on Linux brings 96 other crates, 13 of
@@ -167,35 +166,11 @@
 //! Core and client are built and tested with Rust 1.95, and nothing older is promised.
 
 #[cfg(feature = "client")]
-pub mod blocking;
-mod body;
-#[cfg(feature = "client")]
-mod builder;
-#[cfg(feature = "client")]
 mod client;
-#[cfg(feature = "spool")]
-pub mod directory;
-#[cfg(feature = "client")]
-mod error;
+mod core;
 mod event;
-mod id;
-mod json;
-#[cfg(feature = "tower")]
-mod layer;
-pub mod limits;
-mod loss;
-pub mod outbox;
-pub mod queue;
-mod retry;
-#[cfg(feature = "client")]
-mod sender;
 mod spool;
-#[cfg(feature = "client")]
-mod storage;
-#[cfg(feature = "json")]
 pub mod wire;
-#[cfg(feature = "client")]
-mod worker;
 
 #[doc = include_str!("../GUARANTEES.md")]
 pub mod guarantees {}
@@ -203,23 +178,19 @@ pub mod guarantees {}
 #[doc = include_str!("../PERFORMANCE.md")]
 pub mod performance {}
 
+pub use self::core::id::{BatchId, EventId, Random};
+pub use self::core::loss::{Losses, Reason};
+pub use self::core::outbox::{Outbox, Stats};
+pub use self::core::retry::Backoff;
+pub use self::core::{limits, outbox, queue};
 #[cfg(feature = "client")]
-pub use builder::Builder;
-#[cfg(feature = "client")]
-pub use client::{Client, Outcome, Recording, Report};
-#[cfg(feature = "spool")]
-pub use directory::{DirectorySpool, Durability};
-#[cfg(feature = "client")]
-pub use error::Error;
-pub use event::{ButtonClick, Custom, Encoded, Event, InvalidEvent, PageView, Properties};
-pub use id::{BatchId, EventId, Random};
+pub use client::{Builder, Client, Error, Outcome, Recording, Report, blocking};
 #[cfg(feature = "tower")]
-pub use layer::{ResponseFuture, TrackPageViews, Tracked};
-pub use loss::{Losses, Reason};
-pub use outbox::{Outbox, Stats};
-pub use retry::Backoff;
+pub use client::{ResponseFuture, TrackPageViews, Tracked};
+pub use event::{ButtonClick, Custom, Encoded, Event, InvalidEvent, PageView, Properties};
+#[cfg(feature = "spool")]
+pub use spool::{DirectorySpool, Durability};
 pub use spool::{MemorySpool, Recovered, Segment, Spool};
-#[cfg(feature = "json")]
 pub use wire::{Batch, Receipt, Rejected};
 
 #[cfg(all(doctest, feature = "client", feature = "spool"))]

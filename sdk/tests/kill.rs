@@ -191,5 +191,5 @@ fn child() {
     }
     // Until it is killed, or until there is nobody left to do so. Nothing is cleaned up then.
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
-    std::process::exit(1);
+    std::process::abort();
 }

@@ -1,5 +1,4 @@
 //! The golden wire fixtures, which the tracker, the collector and the npm package read too.
-#![cfg(feature = "json")]
 
 use serde::Deserialize;
 use serde_json::Value;
@@ -19,12 +18,12 @@ fn events_are_written_as_in_the_fixtures() {
         let event = Event::decode(serde_json::from_str(&json).unwrap()).unwrap();
         let encoded = event.encode(0, &mut || unreachable!()).unwrap();
         assert_eq!(encoded.json, json, "{case}");
-        assert_eq!(Event::quick(&json), Some(event), "{case}: what clients write is read quickly");
+        assert_eq!(Event::decode_fast(&json), Some(event), "{case}: decode_fast reads what clients write");
     }
 }
 
 #[test]
-fn what_is_read_quickly_is_what_is_read_otherwise() {
+fn decode_fast_agrees_with_decode() {
     use proptest::prelude::*;
     use proptest::sample::select;
     let text = vec![r#""x""#, r#""\u0065\n\"""#, r#""https://shop.example/?a=b""#, "null", r#""""#];
@@ -60,7 +59,7 @@ fn what_is_read_quickly_is_what_is_read_otherwise() {
         1 => (select(vec!["event_id", "event_type", "name", "weight", "ipaddress", "more"]), select(odd)),
     ];
     let members = proptest::collection::vec(member, 0..4);
-    let (quickly, runs) = (std::cell::Cell::new(0), 4_000);
+    let (decoded, runs) = (std::cell::Cell::new(0), 4_000);
     let config = ProptestConfig { cases: runs, failure_persistence: None, ..ProptestConfig::default() };
     proptest!(config, |(begun in begun, members in members, space in select(vec!["", " ", "\t\n"]), array in 0..20)| {
         let json = match array {
@@ -70,12 +69,12 @@ fn what_is_read_quickly_is_what_is_read_otherwise() {
                 format!("{{\"event_type\":{begun}{}}}", members.iter().map(member).collect::<String>())
             }
         };
-        if let Some(event) = Event::quick(&json) {
-            quickly.set(quickly.get() + 1);
+        if let Some(event) = Event::decode_fast(&json) {
+            decoded.set(decoded.get() + 1);
             prop_assert_eq!(Ok(event), Event::decode(serde_json::from_str(&json).unwrap()));
         }
     });
-    assert!(quickly.get() > runs / 20, "only {} of {runs} were read quickly", quickly.get());
+    assert!(decoded.get() > runs / 20, "only {} of {runs} were decoded", decoded.get());
 }
 
 #[derive(Deserialize)]
@@ -83,6 +82,17 @@ struct Invalid {
     case: String,
     code: String,
     event: Value,
+}
+
+/// The list that the browser tracker numbers its reasons by, and that the collector's metrics show.
+#[test]
+fn the_reasons_for_drops_are_those_of_the_fixture() {
+    let reasons: Vec<String> = serde_json::from_str(include_str!("wire/reasons.json")).unwrap();
+    assert_eq!(reasons, Reason::ALL.map(Reason::as_str));
+    for (number, reason) in Reason::ALL.into_iter().enumerate() {
+        assert_eq!(reason as usize, number);
+    }
+    assert!(reasons.len() <= tallymark::limits::LOST_REASONS);
 }
 
 #[test]

@@ -1,14 +1,14 @@
-//! The batches of a page, which are on JavaScript's side: see `npm/src/batches.ts` for what each function does.
+//! The page's batches. JavaScript stores them: `npm/src/batches.ts` documents each function.
 
 use core::ops::Range;
-use tallymark::queue::Store;
+use tallymark::queue::BatchStore;
 use tallymark::{Losses, Random, Reason};
 
 #[cfg(not(test))]
 mod page {
     use wasm_bindgen::prelude::wasm_bindgen;
 
-    // Types that WebAssembly has itself: then the script's functions are imported as they are.
+    // Only number types of WebAssembly, so that the script's functions are imported without glue.
     #[wasm_bindgen(raw_module = "host")]
     extern "C" {
         pub(super) fn random() -> f64;
@@ -31,46 +31,46 @@ mod page {
 #[cfg(test)]
 use crate::tests::page;
 
-/// The page, and the randomness it gives.
+/// The page: stores batches and provides random numbers.
 #[derive(Debug)]
 pub(crate) struct Host;
 
 impl Random for Host {
     fn random(&mut self) -> u64 {
-        // Only waits are drawn from it, and none is longer than 2³² ms.
+        // The queue uses it for delays only, and none is longer than 2³² ms.
         (page::random() * f64::from(u32::MAX)) as u64
     }
 }
 
-/// The page could not do it.
+/// The page could not store a batch.
 #[derive(Debug)]
 pub(crate) struct Failed;
 
-fn done(number: i32) -> Result<i32, Failed> {
+fn succeeded(number: i32) -> Result<i32, Failed> {
     if number == 0 { Err(Failed) } else { Ok(number) }
 }
 
-impl Store for Host {
+impl BatchStore for Host {
     type Batch = i32;
-    /// The page has it at hand. Here it is only so many bytes.
+    /// The length of the event in bytes. The page holds the event itself.
     type Event = usize;
     type Error = Failed;
 
     fn begin(&mut self, now: u64, _: &usize, _: &mut impl Random) -> Result<(i32, usize), Failed> {
-        sized(page::begin(now as f64))
+        with_size(page::begin(now as f64))
     }
 
     fn extend(&mut self, batch: i32, bytes: &usize) -> Result<usize, Failed> {
-        done(page::extend(batch)).map(|_| *bytes)
+        succeeded(page::extend(batch)).map(|_| *bytes)
     }
 
     fn seal(&mut self, batch: i32, lost: &Losses) -> Result<usize, Failed> {
         let [full, expired, refused, large, storage, invalid] = Reason::ALL.map(|reason| lost.of(reason) as f64);
-        done(page::seal(batch, full, expired, refused, large, storage, invalid)).map(|_| 0)
+        succeeded(page::seal(batch, full, expired, refused, large, storage, invalid)).map(|_| 0)
     }
 
     fn part(&mut self, whole: i32, number: u8, events: Range<u32>) -> Result<(i32, usize), Failed> {
-        sized(page::part(whole, i32::from(number), events.start as i32, events.end as i32))
+        with_size(page::part(whole, i32::from(number), events.start as i32, events.end as i32))
     }
 
     fn remove(&mut self, batch: i32) -> Result<(), Failed> {
@@ -79,6 +79,6 @@ impl Store for Host {
     }
 }
 
-fn sized(batch: i32) -> Result<(i32, usize), Failed> {
-    done(batch).map(|batch| (batch, page::size(batch) as usize))
+fn with_size(batch: i32) -> Result<(i32, usize), Failed> {
+    succeeded(batch).map(|batch| (batch, page::size(batch) as usize))
 }

@@ -1,8 +1,8 @@
-//! The browser tracker's decisions: the queue of the `tallymark` crate, as functions that JavaScript calls.
+//! The decisions of the browser tracker: the queue of the `tallymark` crate, as functions for JavaScript.
 //!
-//! When to seal, send, retry, give up and drop is decided here, and nothing is done: the script around it listens, keeps
-//! time, writes events, stores and sends. Only numbers go in and out, which needs no code on either side to carry them
-//! across. Times are milliseconds since the Unix epoch; batches have numbers above 0, which the script gives.
+//! The queue decides when to seal, send, retry, give up and drop. The script around it does the rest: it listens, keeps
+//! time, and writes, stores and sends events. Arguments and results are numbers only, so neither side needs glue code.
+//! Times are milliseconds since the Unix epoch. Batches have numbers above 0, which the script assigns.
 //!
 //! One instance of the wasm is one queue.
 
@@ -18,8 +18,8 @@ use tallymark::Reason;
 use tallymark::queue::{Config, Next, Pause, Queue};
 use wasm_bindgen::prelude::wasm_bindgen;
 
-/// The default allocator is a fifth of the wasm. All that is ever allocated are the queue's lists, which keep what they
-/// have once grown to, so nothing needs to be freed.
+/// The default allocator is a fifth of the wasm. Only the queue's lists allocate memory, and they never shrink, so nothing
+/// needs to be freed.
 #[cfg(target_arch = "wasm32")]
 #[global_allocator]
 static ALLOCATOR: LockedAllocator<LeakingAllocator> = LockedAllocator::new(LeakingAllocator::new());
@@ -27,7 +27,7 @@ static ALLOCATOR: LockedAllocator<LeakingAllocator> = LockedAllocator::new(Leaki
 const CONFIG: Config = {
     let mut config = Config::DEFAULT;
     config.batch_events = 20;
-    // Two of these fit into the 64 KiB that a page may leave behind when it goes.
+    // Two of these fit into the 64 KiB that a closing page can send with `keepalive`.
     config.batch_bytes = 30_000;
     config.batch_age = 2_000;
     config.in_flight = 2;
@@ -43,13 +43,13 @@ fn with<T>(act: impl FnOnce(&mut Queue<Host, Host>) -> T) -> T {
     QUEUE.with_borrow_mut(act)
 }
 
-/// Goes on with a batch that was there before.
+/// Takes over a batch of an earlier page.
 #[wasm_bindgen]
 pub fn adopt(batch: i32, made_at: f64, events: u32, bytes: usize) {
     with(|queue| queue.adopt(batch, made_at as u64, events, bytes));
 }
 
-/// Counts events that were dropped before they came here, for the reason at this place of the list.
+/// Counts events that were dropped before they reached the queue. `reason` is an index of [`Reason::ALL`].
 #[wasm_bindgen]
 pub fn lose(reason: usize, events: u32) {
     if let Some(reason) = Reason::ALL.get(reason) {
@@ -57,20 +57,22 @@ pub fn lose(reason: usize, events: u32) {
     }
 }
 
-/// Queues the event that the page has at hand, of so many bytes. What cannot be kept is counted as dropped.
+/// Queues the event that the page holds, of `bytes` bytes. An event that cannot be stored is counted as dropped.
 #[wasm_bindgen]
 pub fn push(now: f64, bytes: usize) {
     let _ = with(|queue| queue.push(now as u64, &bytes, bytes));
 }
 
-/// Makes the next `poll` send what is queued, without waiting for more.
+/// Seals the open batch, so that the next `poll` can send it.
 #[wasm_bindgen]
 pub fn flush() {
     with(Queue::flush);
 }
 
-/// What to do now. A number below 0 is to send the batch of that number without its sign, report what came of it and ask
-/// again at once; another is when to ask again, and infinity is nothing until something happens.
+/// Returns what to do now.
+///
+/// A number below 0 means: send the batch with that number without its sign, report the result, and poll again at once.
+/// Any other number is the time to poll again; infinity means not before something happens.
 #[wasm_bindgen]
 pub fn poll(now: f64) -> f64 {
     match with(|queue| queue.poll(now as u64)) {
@@ -80,11 +82,11 @@ pub fn poll(now: f64) -> f64 {
     }
 }
 
-/// Reports what came of sending a batch.
+/// Reports the result of sending a batch.
 ///
-/// `status` is the HTTP status, with `retry_after` in milliseconds, NaN if the answer did not say; or 0 if no answer came
-/// that could be understood. 200 is for the collector's receipt only: how many events it took and refused, and how many
-/// it asks for again, whose places the page has at hand.
+/// `status` is the HTTP status, or 0 if there was no answer that could be understood. `retry_after` is in milliseconds, or
+/// NaN if the answer has none. 200 is for a receipt only: the number of events accepted, rejected, and asked for again. The
+/// page holds the indexes of the latter.
 #[wasm_bindgen]
 pub fn answer(now: f64, batch: i32, status: u16, retry_after: f64, accepted: u32, rejected: u32, retry: u32) {
     with(|queue| match status {
@@ -93,14 +95,14 @@ pub fn answer(now: f64, batch: i32, status: u16, retry_after: f64, accepted: u32
     });
 }
 
-/// Ends every wait: the network is back.
+/// Ends every pause and backoff, because the network is back.
 #[wasm_bindgen]
 pub fn resume() {
     with(Queue::resume);
 }
 
-/// A number by its place: 0 the status (401 or 403) that has stopped all sending or 0, then events: 1 delivered, 2
-/// rejected, and from 3 on those dropped for each reason.
+/// A statistic by its number: 0 is the status (401 or 403) that has stopped all sending, or 0. Then events: 1 delivered, 2
+/// rejected, and from 3 on dropped, by reason.
 #[wasm_bindgen]
 pub fn stat(place: usize) -> f64 {
     with(|queue| {

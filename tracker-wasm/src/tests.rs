@@ -1,4 +1,4 @@
-//! What the script around it sees: natively, and with wasm-bindgen-test in a real browser.
+//! The functions as a script calls them: natively, and with wasm-bindgen-test in a real browser.
 
 use super::*;
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ const DELIVERED: usize = 1;
 const REJECTED: usize = 2;
 const DROPPED: usize = 3;
 
-/// A page's batches: how many events each has, and what was said to it.
+/// A page's batches: the number of events in each, and the losses in the last one sealed.
 #[derive(Default)]
 struct Page {
     events: BTreeMap<i32, i32>,
@@ -75,7 +75,7 @@ pub(crate) mod page {
     }
 }
 
-/// A new page. Natively each test has a thread, and so a page, of its own; in a browser they share one.
+/// A new page. Natively each test has a thread and so a page of its own; in a browser the tests share one.
 fn open() {
     PAGE.take();
     QUEUE.set(Queue::new(CONFIG, Host, Host));
@@ -87,7 +87,7 @@ fn click(events: usize) {
     }
 }
 
-/// The batch that is sent now.
+/// The batch to send now.
 fn sent(now: f64) -> i32 {
     let batch = -poll(now) as i32;
     assert!(batch > 0, "something to send");

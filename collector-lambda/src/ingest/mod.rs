@@ -127,7 +127,7 @@ pub fn invalid_event(invalid: &InvalidEvent) -> Problem {
 
 /// Reads an event of a batch, and its id even where the rest of it is wrong.
 fn decode(json: &str) -> (Result<Event, Refusal>, Option<EventId>) {
-    if let Some(event) = Event::quick(json) {
+    if let Some(event) = Event::decode_fast(json) {
         let named = event.event_id();
         return (Ok(event), named);
     }
@@ -170,7 +170,7 @@ impl<'a> Stamp<'a> {
 
 fn accept(mut event: Event, event_id: EventId, index: u32, stamp: &Stamp<'_>) -> Result<Accepted, InvalidEvent> {
     let occurred_at = corrected(event.occurred_at(), stamp.arrival);
-    event.observed(event_id, occurred_at, stamp.keep_ipaddress);
+    event.stamp(event_id, occurred_at, stamp.keep_ipaddress);
     let mut line = event.encode(occurred_at, &mut || 0)?.json;
     line.pop();
     line.reserve(stamp.useragent.len() + stamp.rest.len() + 1);
