@@ -12,7 +12,7 @@ export DATA_DIR ?= .tallymark
 # Nothing here looks for AWS credentials beyond this machine.
 export AWS_EC2_METADATA_DISABLED := true
 
-CORE := $(wildcard sdk/src/*.rs sdk/Cargo.toml)
+CORE := $(shell find sdk/src -name "*.rs") sdk/Cargo.toml
 TRACKER := $(CORE) $(wildcard tracker-wasm/src/*.rs tracker-wasm/Cargo.toml) Cargo.toml Cargo.lock \
 	$(wildcard npm/src/*.ts npm/build.mjs npm/package-lock.json npm/tsconfig.json)
 

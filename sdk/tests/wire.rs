@@ -84,17 +84,6 @@ struct Invalid {
     event: Value,
 }
 
-/// The list that the browser tracker numbers its reasons by, and that the collector's metrics show.
-#[test]
-fn the_reasons_for_drops_are_those_of_the_fixture() {
-    let reasons: Vec<String> = serde_json::from_str(include_str!("wire/reasons.json")).unwrap();
-    assert_eq!(reasons, Reason::ALL.map(Reason::as_str));
-    for (number, reason) in Reason::ALL.into_iter().enumerate() {
-        assert_eq!(reason as usize, number);
-    }
-    assert!(reasons.len() <= tallymark::limits::LOST_REASONS);
-}
-
 #[test]
 fn invalid_events_get_their_codes() {
     let fixtures: Vec<Invalid> = serde_json::from_str(include_str!("wire/invalid.json")).unwrap();
