@@ -139,7 +139,7 @@ async fn commit(data_dir: &Path, received: &[u64], events: u32) {
             key: format!("n{}", index % 2),
             hour: occurred_at / HOUR,
             line: json!({"event_id": uuid(), "event_type": "custom", "name": format!("n{}", index % 2),
-                "username": "shop", "occurred_at": occurred_at, "received_at": received_at})
+                "username": "shop", "batch_id": batch_id, "occurred_at": occurred_at, "received_at": received_at})
             .to_string(),
         };
         let batch = CheckedBatch {
@@ -262,7 +262,7 @@ async fn what_cannot_be_read_is_named_and_keeps_the_counters_as_they_are() {
     let file = &files(data_dir)[0];
     let text = std::fs::read_to_string(file).unwrap();
     for (wrong, why) in [
-        (text.replacen("\"event_id\":\"0", "\"event_id\":\"x", 1), "line 1: its event_id is no UUID"),
+        (text.replacen("\"event_id\":\"0", "\"event_id\":\"x", 1), "line 1: `event_id` is not a UUID"),
         (text.replacen("\"username\":\"shop\"", "\"username\":\"them\"", 1), "line 1: it belongs below username=them/"),
         (text[..text.len() - 5].into(), "line 4 has no end"),
         (format!("{text}{}", "x".repeat(3 << 20)), "line 5 has no end"),

@@ -475,7 +475,7 @@ async fn what_cannot_be_read_is_named_and_keeps_the_counters_as_they_are() {
             (text(&known) + "{}\n{}\n").into_bytes(),
             "line 4: missing field `event_id` at line 1 column 2, and 1 more lines",
         ),
-        (text(&known).replace("batch_id", "batch").into_bytes(), "line 1: it does not say in which batch"),
+        (text(&known).replace("batch_id", "batch").into_bytes(), "line 1: missing field `batch_id`"),
         (gzip(&text(&known))[..40].to_vec(), "corrupt gzip stream"),
         (vec![b'x'; 3 << 20], "line 1 is too long"),
         (gzip(&"x".repeat(3 << 20)), "line 1 is too long"),

@@ -1,9 +1,11 @@
 //! From a body to a receipt: decode, check each event, commit. The same for every front door.
 
 pub mod checked_batch;
+pub mod stored_event;
 
 use crate::http::problem::{EVENT_TOO_LARGE, INVALID_BATCH, INVALID_EVENT, INVALID_JSON, Problem, TOO_MANY_EVENTS};
 use crate::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint};
+use crate::ingest::stored_event::Envelope;
 use crate::sites::{KeyScope, Site};
 use crate::store::query::HOUR;
 use serde_json::Value;
@@ -139,46 +141,30 @@ fn decode(json: &str) -> (Result<Event, Refusal>, Option<EventId>) {
     (Event::decode(json).map_err(Refusal::Invalid), named)
 }
 
-/// What all events of a request get.
+/// What all events of a request have in common.
 struct Stamp<'a> {
     arrival: Arrival<'a>,
     keep_ipaddress: bool,
-    /// Members as they are written, each with a comma before it.
-    useragent: String,
-    rest: String,
+    envelope: Envelope,
 }
 
 impl<'a> Stamp<'a> {
-    fn new(site: &Site, key: KeyScope, batch_id: BatchId, arrival: Arrival<'a>) -> Self {
-        let member = |name: &str, value: Value| format!(",\"{name}\":{value}");
-        let useragent = arrival.useragent.map(|useragent| {
-            let end = useragent.floor_char_boundary(limits::USERAGENT_BYTES);
-            member("useragent", useragent[..end].into())
-        });
-        // A server speaks for its visitors; of a page only the connection can be believed.
-        let (said, seen) = (site.store_ip && key == KeyScope::Secret, site.store_ip && key == KeyScope::Write);
-        let address = arrival.address.filter(|_| seen).map(|address| member("ipaddress", address.to_string().into()));
-        let rest = [
-            address.unwrap_or_default(),
-            member("username", site.username.as_str().into()),
-            member("batch_id", batch_id.to_string().into()),
-            member("received_at", arrival.received_at.into()),
-        ];
-        Self { arrival, keep_ipaddress: said, useragent: useragent.unwrap_or_default(), rest: rest.concat() }
+    fn new(site: &Site, scope: KeyScope, batch_id: BatchId, arrival: Arrival<'a>) -> Self {
+        let useragent =
+            arrival.useragent.map(|useragent| &useragent[..useragent.floor_char_boundary(limits::USERAGENT_BYTES)]);
+        // A server reports the addresses of its visitors. A page is believed only about its own connection.
+        let (reported, seen) = (site.store_ip && scope == KeyScope::Secret, site.store_ip && scope == KeyScope::Write);
+        let address = arrival.address.filter(|_| seen);
+        let envelope = Envelope::new(&site.username, scope, batch_id, arrival.received_at, useragent, address);
+        Self { arrival, keep_ipaddress: reported, envelope }
     }
 }
 
 fn accept(mut event: Event, event_id: EventId, index: u32, stamp: &Stamp<'_>) -> Result<Accepted, InvalidEvent> {
     let occurred_at = corrected(event.occurred_at(), stamp.arrival);
     event.stamp(event_id, occurred_at, stamp.keep_ipaddress);
-    let mut line = event.encode(occurred_at, &mut || 0)?.json;
-    line.pop();
-    line.reserve(stamp.useragent.len() + stamp.rest.len() + 1);
-    if event.useragent().is_none() {
-        line.push_str(&stamp.useragent);
-    }
-    line.push_str(&stamp.rest);
-    line.push('}');
+    let json = event.encode(occurred_at, &mut || 0)?.json;
+    let line = stamp.envelope.line(json, event.useragent().is_some());
     Ok(Accepted { index, event_type: event.event_type(), key: event.key().into(), hour: occurred_at / HOUR, line })
 }
 

@@ -86,7 +86,8 @@ struct SitesFile {
 }
 
 /// What a key allows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "server", derive(clap::ValueEnum))]
 pub enum KeyScope {
     /// Writes and reads.

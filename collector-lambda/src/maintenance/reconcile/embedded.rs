@@ -6,7 +6,7 @@
 //! commands and [`crate::maintenance::prune`] work on a data directory at once.
 
 use crate::Error;
-use crate::maintenance::reconcile::{self as compare, Line, failed};
+use crate::maintenance::reconcile::{self as compare, failed, read_line};
 use crate::store::embedded::{database, lake};
 use crate::store::query::HOUR;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
@@ -274,8 +274,8 @@ impl Census {
 
     /// Counts a line, unless its event was counted before.
     fn take(&self, file: Option<i64>, path: Option<&str>, line: &[u8]) -> Result<Taken, Error> {
-        let line = match Line::read(line) {
-            Ok(line) => line,
+        let (line, counter_key) = match read_line(line) {
+            Ok(read) => read,
             Err(why) => return Ok(Taken::Unreadable(why)),
         };
         let place = format!("username={}/event_type={}/", line.username, line.event_type);
@@ -295,7 +295,9 @@ impl Census {
                 "INSERT INTO stored (username, event_type, key, hour, count) VALUES (?, ?, ?, ?, 1)
                  ON CONFLICT DO UPDATE SET count = count + 1",
             )
-            .and_then(|mut add| add.execute(params![line.username, line.event_type, line.key, line.occurred_at / HOUR]))
+            .and_then(|mut add| {
+                add.execute(params![line.username, line.event_type, counter_key, line.occurred_at / HOUR])
+            })
             .map_err(failed)?;
         Ok(Taken::Fresh)
     }

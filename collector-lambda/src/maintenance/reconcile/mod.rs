@@ -9,11 +9,9 @@ pub(crate) mod aws;
 pub(crate) mod embedded;
 
 use crate::Error;
+use crate::ingest::stored_event::StoredEvent;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, Row};
-use serde::Deserialize;
-use std::borrow::Cow;
-use tallymark::EventId;
 
 /// `stored`: the distinct events by what they are counted by; `maybe` are those that may not be counted yet.
 /// `unsettled`: the same for events that may be in one of several counters; an hour of NULL is the total of all.
@@ -85,57 +83,11 @@ fn difference(row: &Row<'_>) -> rusqlite::Result<String> {
     Ok(format!("{username} {event_type} {key} {hour}: counted {counted}, stored {stored}"))
 }
 
-/// A stored line, as far as it matters for counting.
-pub(crate) struct Line<'a> {
-    pub(crate) event_id: EventId,
-    pub(crate) username: Cow<'a, str>,
-    pub(crate) event_type: Cow<'a, str>,
-    /// What it is counted by.
-    pub(crate) key: String,
-    pub(crate) occurred_at: u64,
-    /// In which batch it came, and when.
-    #[cfg_attr(not(feature = "s3"), expect(dead_code, reason = "the embedded store counts a line as it is stored"))]
-    pub(crate) batch: Option<(Cow<'a, str>, u64)>,
-}
-
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow)]
-    event_id: Cow<'a, str>,
-    #[serde(borrow)]
-    username: Cow<'a, str>,
-    #[serde(borrow)]
-    event_type: Cow<'a, str>,
-    occurred_at: u64,
-    #[serde(borrow)]
-    batch_id: Option<Cow<'a, str>>,
-    received_at: Option<u64>,
-    url: Option<String>,
-    button_id: Option<String>,
-    name: Option<String>,
-}
-
-impl<'a> Line<'a> {
-    /// Reads a line, or says why it cannot be counted.
-    pub(crate) fn read(line: &'a [u8]) -> Result<Self, String> {
-        let line: Fields<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
-        let event_id = EventId::parse(&line.event_id).ok_or("its event_id is no UUID")?;
-        let key = match &*line.event_type {
-            "page_view" => line.url,
-            "button_click" => line.button_id,
-            "custom" => line.name,
-            _ => None,
-        };
-        let key = key.filter(|key| !key.is_empty());
-        Ok(Self {
-            event_id,
-            username: line.username,
-            event_type: line.event_type,
-            key: key.ok_or("nothing to count it by")?,
-            occurred_at: line.occurred_at,
-            batch: line.batch_id.zip(line.received_at),
-        })
-    }
+/// Reads a stored line and the key it is counted by, or says why it cannot be counted.
+pub(crate) fn read_line(line: &[u8]) -> Result<(StoredEvent<'_>, String), String> {
+    let event: StoredEvent<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let counter_key = event.counter_key().ok_or("it has no key to be counted by")?.to_owned();
+    Ok((event, counter_key))
 }
 
 pub(crate) fn failed(error: rusqlite::Error) -> Error {

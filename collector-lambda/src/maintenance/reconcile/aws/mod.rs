@@ -23,7 +23,7 @@
 //! object and for each 1,000 in the list. With `--from` only objects of those days are read.
 
 use crate::ingest::checked_batch::{LOST, MARKER_LIFETIME};
-use crate::maintenance::reconcile::{self as compare, Line, failed};
+use crate::maintenance::reconcile::{self as compare, failed, read_line};
 use crate::store::aws::dynamodb::{self, Add, DynamoDb, HOURS, Item, Marker, TRANSACTION_ADDS};
 use crate::store::aws::{self, Backoff};
 use crate::store::embedded::lake::LINE_BYTES;
@@ -340,25 +340,23 @@ impl Census {
 
     /// Notes where the event of a line may be counted, or says why it cannot be.
     fn take_line(&self, line: &[u8]) -> Result<Result<(), String>, Error> {
-        let line = match Line::read(line) {
-            Ok(line) => line,
+        let (line, counter_key) = match read_line(line) {
+            Ok(read) => read,
             Err(why) => return Ok(Err(why)),
         };
-        let batch = line.batch.as_ref().and_then(|(id, received_at)| Some((BatchId::parse(id)?, *received_at)));
-        let Some((batch_id, received_at)) = batch else {
-            return Ok(Err("it does not say in which batch it came, and when".into()));
-        };
-        let key = self.key(&dynamodb::marked(&line.key), Some(&line.key))?;
+        let key = self.key(&dynamodb::marked(&counter_key), Some(&counter_key))?;
         let counted: Option<bool> = self
             .db
             .prepare_cached("SELECT max(received_at = ?3 AND whole) FROM markers WHERE username = ?1 AND batch_id = ?2")
             .and_then(|mut find| {
-                find.query_row(params![line.username, batch_id.uuid().as_bytes(), received_at], |row| row.get(0))
+                find.query_row(params![line.username, line.batch_id.uuid().as_bytes(), line.received_at], |row| {
+                    row.get(0)
+                })
             })
             .map_err(failed)?;
         let certainty = match counted {
             Some(true) => HERE,
-            None if received_at < self.old => OLD,
+            None if line.received_at < self.old => OLD,
             _ => MAYBE,
         };
         let cell: i64 = self
