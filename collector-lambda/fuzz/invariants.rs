@@ -15,12 +15,12 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use tallymark::outbox::{Answer, Config, Next};
 use tallymark::{Batch, BatchId, DirectorySpool, Durability, Event, MemorySpool, Outbox, Receipt, Spool, limits};
-use tallymark_collector::http::any_object;
 use tallymark_collector::http::auth::credentials;
 use tallymark_collector::http::body::json_body;
 use tallymark_collector::http::problem::{BODY_TOO_LARGE, INVALID_ENCODING, KINDS, Kind, Problem};
 use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch};
-use tallymark_collector::ingest::{Arrival, invalid_event, parse_event, prepare_batch, prepare_event};
+use tallymark_collector::ingest::refusal::Refusal;
+use tallymark_collector::ingest::{Arrival, custom_event, parse_event, prepare_batch, prepare_event};
 use tallymark_collector::sites::{KeyScope, Site};
 
 const NOW: u64 = 1_763_673_600_000;
@@ -88,11 +88,11 @@ pub fn event(data: &[u8]) {
     let any = Event::decode(json.clone());
     for key in [KeyScope::Secret, KeyScope::Write] {
         let arrival = Arrival { received_at: NOW, ..Arrival::default() };
-        let read: [(_, Result<Event, Problem>); 4] = [
-            ("", any.clone().map_err(|invalid| invalid_event(&invalid))),
-            ("page_view", Event::decode_as("page_view", json.clone()).map_err(|invalid| invalid_event(&invalid))),
-            ("button_click", Event::decode_as("button_click", json.clone()).map_err(|invalid| invalid_event(&invalid))),
-            ("custom", any_object(&json)),
+        let read: [(_, Result<Event, Refusal>); 4] = [
+            ("", any.clone().map_err(Refusal::from)),
+            ("page_view", Event::decode_as("page_view", json.clone()).map_err(Refusal::from)),
+            ("button_click", Event::decode_as("button_click", json.clone()).map_err(Refusal::from)),
+            ("custom", custom_event(&json)),
         ];
         for (event_type, event) in read {
             let Ok(event) = event.map_err(check) else { continue };
@@ -377,7 +377,8 @@ impl<'de> serde::Deserialize<'de> for Members {
 }
 
 /// Checks a refusal: it is the sender's fault, and says so in few words.
-fn check(problem: Problem) -> Problem {
+fn check(refused: impl Into<Problem>) -> Problem {
+    let problem = refused.into();
     let kind: &Kind = problem.kind();
     assert!(KINDS.contains(kind) && (400..500).contains(&kind.status), "{problem:?}");
     assert!(!problem.detail().is_empty() && problem.detail().len() <= 512);

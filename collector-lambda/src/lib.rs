@@ -13,6 +13,7 @@ pub mod cli;
 mod error;
 #[cfg(feature = "faults")]
 pub mod faults;
+#[cfg(feature = "http")]
 pub mod http;
 pub mod ingest;
 #[cfg(feature = "lambda")]

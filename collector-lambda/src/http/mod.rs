@@ -17,6 +17,7 @@ use crate::ingest::checked_batch::CheckedBatch;
 use crate::store::query::{DAY, HOUR, Hours, Query, SERIES_POINTS, TOP_KEYS};
 
 use crate::http::access_log::{REQUEST_ID, log};
+use crate::ingest::refusal::Refusal;
 use crate::ingest::{self, Arrival};
 
 use crate::http::body::json_body;
@@ -37,7 +38,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tallymark::{Custom, Event, Properties, Receipt, limits};
+use tallymark::{Event, Receipt, limits};
 use tokio::sync::Mutex;
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
@@ -218,22 +219,22 @@ async fn batch(State(collector): Shared, writer: Writer, request: Request) -> Re
 }
 
 async fn page_view(collector: Shared, writer: Writer, request: Request) -> Result<Answer<Value>, Problem> {
-    single(collector, writer, request, |json| require_session(decode("page_view", json)?)).await
+    single(collector, writer, request, |json| ingest::session_event("page_view", json)).await
 }
 
 async fn button_click(collector: Shared, writer: Writer, request: Request) -> Result<Answer<Value>, Problem> {
-    single(collector, writer, request, |json| require_session(decode("button_click", json)?)).await
+    single(collector, writer, request, |json| ingest::session_event("button_click", json)).await
 }
 
 async fn track(collector: Shared, writer: Writer, request: Request) -> Result<Answer<Value>, Problem> {
-    single(collector, writer, request, |json| any_object(&json)).await
+    single(collector, writer, request, |json| ingest::custom_event(&json)).await
 }
 
 async fn single(
     State(collector): Shared,
     writer: Writer,
     request: Request,
-    read: impl FnOnce(Value) -> Result<Event, Problem>,
+    read: impl FnOnce(Value) -> Result<Event, Refusal>,
 ) -> Result<Answer<Value>, Problem> {
     let (Parts { headers, extensions, .. }, body) = request.into_parts();
     let idempotency_key = idempotency_key(&headers)?;
@@ -244,46 +245,14 @@ async fn single(
         .and_then(|event| ingest::prepare_event(&writer.site, writer.key, event, &body, idempotency_key, arrival));
     let prepared = match prepared {
         Ok(prepared) => prepared,
-        Err(problem) => return Ok((Extension(Outcome::of(1, Err(&problem))), Err(problem))),
+        Err(refusal) => {
+            let problem = Problem::from(refusal);
+            return Ok((Extension(Outcome::of(1, Err(&problem))), Err(problem)));
+        }
     };
     drop(body);
     let (outcome, answer) = commit(&collector, &extensions, prepared).await;
     Ok((outcome, answer.map(|_| Json(json!({"message": "Received"})))))
-}
-
-fn decode(event_type: &str, json: Value) -> Result<Event, Problem> {
-    Event::decode_as(event_type, json).map_err(|invalid| ingest::invalid_event(&invalid))
-}
-
-fn require_session(event: Event) -> Result<Event, Problem> {
-    match event.session_id() {
-        Some(id) if !id.is_empty() => Ok(event),
-        _ => Err(Problem::new(
-            &crate::http::problem::INVALID_EVENT,
-            "`session_id` is missing or empty (session_id_missing).",
-        )),
-    }
-}
-
-/// Any JSON object as a custom event: all of it becomes the properties. What it calls `name` is what it is
-/// counted by, or else `track`.
-pub fn any_object(json: &Value) -> Result<Event, Problem> {
-    let text = |name: &str| {
-        let value = json.get(name)?.as_str()?;
-        (!value.is_empty() && value.len() <= limits::NAME_BYTES).then(|| value.to_owned())
-    };
-    let mut event = Custom::new(text("name").unwrap_or_else(|| "track".into()));
-    if let Some(id) = text("session_id") {
-        event = event.session_id(id);
-    }
-    if let Some(id) = text("anonymous_id") {
-        event = event.anonymous_id(id);
-    }
-    if let Some(id) = text("user_id") {
-        event = event.user_id(id);
-    }
-    let properties = Properties::new(json).map_err(|invalid| ingest::invalid_event(&invalid))?;
-    Ok(event.properties(properties).into())
 }
 
 fn arrival<'a>(headers: &'a HeaderMap, extensions: &Extensions) -> Arrival<'a> {

@@ -1,6 +1,7 @@
 //! Errors of a request, as RFC 9457 `application/problem+json` with a stable `code`.
 
 use crate::Error;
+use crate::ingest::refusal::{Reason, Refusal};
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
@@ -132,6 +133,19 @@ impl IntoResponse for Problem {
             response.headers_mut().insert(name, value);
         }
         response
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let kind = match refusal.reason() {
+            Reason::InvalidJson => &INVALID_JSON,
+            Reason::InvalidBatch => &INVALID_BATCH,
+            Reason::TooManyEvents => &TOO_MANY_EVENTS,
+            Reason::InvalidEvent => &INVALID_EVENT,
+            Reason::EventTooLarge => &EVENT_TOO_LARGE,
+        };
+        Self::new(kind, refusal.detail())
     }
 }
 

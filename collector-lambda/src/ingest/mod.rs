@@ -1,10 +1,11 @@
 //! From a body to a receipt: decode, check each event, commit. The same for every front door.
 
 pub mod checked_batch;
+pub mod refusal;
 pub mod stored_event;
 
-use crate::http::problem::{EVENT_TOO_LARGE, INVALID_BATCH, INVALID_EVENT, INVALID_JSON, Problem, TOO_MANY_EVENTS};
 use crate::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint};
+use crate::ingest::refusal::{Reason, Refusal};
 use crate::ingest::stored_event::Envelope;
 use crate::sites::{KeyScope, Site};
 use crate::store::query::HOUR;
@@ -13,7 +14,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
-use tallymark::{Batch, BatchId, Event, EventId, InvalidEvent, Rejected, limits};
+use tallymark::{Batch, BatchId, Custom, Event, EventId, InvalidEvent, Properties, Rejected, limits};
 
 /// A client's clock may be this far off, in milliseconds, before its times are corrected: less is the
 /// way through the network.
@@ -36,16 +37,16 @@ pub struct Arrival<'a> {
 }
 
 /// Reads and checks the body of `POST /v1/batch`.
-pub fn prepare_batch(site: &Site, key: KeyScope, body: &[u8], arrival: Arrival<'_>) -> Result<CheckedBatch, Problem> {
+pub fn prepare_batch(site: &Site, key: KeyScope, body: &[u8], arrival: Arrival<'_>) -> Result<CheckedBatch, Refusal> {
     // The events are left as text, so that one that cannot be read does not harm its neighbours.
     let batch: Batch<&RawValue> = serde_json::from_slice(body).map_err(|error| match error.classify() {
-        Category::Data => Problem::new(&INVALID_BATCH, error.to_string()),
-        _ => Problem::new(&INVALID_JSON, error.to_string()),
+        Category::Data => Refusal::new(Reason::InvalidBatch, error.to_string()),
+        _ => Refusal::new(Reason::InvalidJson, error.to_string()),
     })?;
     if batch.events.len() > limits::BATCH_EVENTS {
         let detail =
             format!("A batch may hold {} events, and this one holds {}.", limits::BATCH_EVENTS, batch.events.len());
-        return Err(Problem::new(&TOO_MANY_EVENTS, detail));
+        return Err(Refusal::new(Reason::TooManyEvents, detail));
     }
     check_lost(&batch.lost)?;
     let arrival = Arrival { sent_at: arrival.sent_at.or(batch.sent_at), ..arrival };
@@ -67,9 +68,9 @@ pub fn prepare_batch(site: &Site, key: KeyScope, body: &[u8], arrival: Arrival<'
         let verdict = event.and_then(|event| {
             let event_id = event.event_id().unwrap_or_else(|| event_id(batch.batch_id, index));
             if !seen.insert(event_id) {
-                return Err(Refusal::Repeated);
+                return Err(EventRefusal::Repeated);
             }
-            accept(event, event_id, index, &stamp).map_err(Refusal::Invalid)
+            accept(event, event_id, index, &stamp).map_err(EventRefusal::Invalid)
         });
         match verdict {
             Ok(event) => prepared.events.push(event),
@@ -90,7 +91,7 @@ pub fn prepare_event(
     body: &[u8],
     idempotency_key: Option<&str>,
     arrival: Arrival<'_>,
-) -> Result<CheckedBatch, Problem> {
+) -> Result<CheckedBatch, Refusal> {
     let batch_id = match idempotency_key {
         Some(given) => BatchId::from(uuid_of(&[
             b"idempotency-key",
@@ -102,7 +103,7 @@ pub fn prepare_event(
     };
     let event_id = event.event_id().unwrap_or_else(|| event_id(batch_id, 0));
     let stamp = Stamp::new(site, key, batch_id, arrival);
-    let accepted = accept(event, event_id, 0, &stamp).map_err(|invalid| invalid_event(&invalid))?;
+    let accepted = accept(event, event_id, 0, &stamp)?;
     Ok(CheckedBatch {
         username: site.username.clone(),
         key,
@@ -117,28 +118,53 @@ pub fn prepare_event(
 }
 
 /// Reads the JSON of a route that takes one event.
-pub fn parse_event(body: &[u8]) -> Result<Value, Problem> {
-    serde_json::from_slice(body).map_err(|error| Problem::new(&INVALID_EVENT, format!("The body is not JSON: {error}")))
+pub fn parse_event(body: &[u8]) -> Result<Value, Refusal> {
+    serde_json::from_slice(body)
+        .map_err(|error| Refusal::new(Reason::InvalidEvent, format!("The body is not JSON: {error}")))
 }
 
-/// The problem of a request whose one event is not valid.
-pub fn invalid_event(invalid: &InvalidEvent) -> Problem {
-    let kind = if invalid.code() == "event_too_large" { &EVENT_TOO_LARGE } else { &INVALID_EVENT };
-    Problem::new(kind, format!("{invalid} ({}).", invalid.code()))
+/// Reads an event of this type, which must name its session.
+pub fn session_event(event_type: &str, json: Value) -> Result<Event, Refusal> {
+    let event = Event::decode_as(event_type, json)?;
+    match event.session_id() {
+        Some(id) if !id.is_empty() => Ok(event),
+        _ => Err(Refusal::new(Reason::InvalidEvent, "`session_id` is missing or empty (session_id_missing).")),
+    }
+}
+
+/// Any JSON object as a custom event: all of it becomes the properties. The event is counted by its `name`, or else
+/// as `track`.
+pub fn custom_event(json: &Value) -> Result<Event, Refusal> {
+    let text = |name: &str| {
+        let value = json.get(name)?.as_str()?;
+        (!value.is_empty() && value.len() <= limits::NAME_BYTES).then(|| value.to_owned())
+    };
+    let mut event = Custom::new(text("name").unwrap_or_else(|| "track".into()));
+    if let Some(id) = text("session_id") {
+        event = event.session_id(id);
+    }
+    if let Some(id) = text("anonymous_id") {
+        event = event.anonymous_id(id);
+    }
+    if let Some(id) = text("user_id") {
+        event = event.user_id(id);
+    }
+    let properties = Properties::new(json)?;
+    Ok(event.properties(properties).into())
 }
 
 /// Reads an event of a batch, and its id even where the rest of it is wrong.
-fn decode(json: &str) -> (Result<Event, Refusal>, Option<EventId>) {
+fn decode(json: &str) -> (Result<Event, EventRefusal>, Option<EventId>) {
     if let Some(event) = Event::decode_fast(json) {
         let named = event.event_id();
         return (Ok(event), named);
     }
     let json: Value = match serde_json::from_str(json) {
         Ok(json) => json,
-        Err(error) => return (Err(Refusal::Unreadable(error)), None),
+        Err(error) => return (Err(EventRefusal::Unreadable(error)), None),
     };
     let named = json.get("event_id").and_then(|id| EventId::parse(id.as_str()?));
-    (Event::decode(json).map_err(Refusal::Invalid), named)
+    (Event::decode(json).map_err(EventRefusal::Invalid), named)
 }
 
 /// What all events of a request have in common.
@@ -190,14 +216,14 @@ fn uuid_of(parts: &[&[u8]]) -> uuid::Uuid {
     uuid::Builder::from_custom_bytes(Fingerprint::of(parts).0).into_uuid()
 }
 
-fn check_lost(lost: &BTreeMap<String, u64>) -> Result<(), Problem> {
+fn check_lost(lost: &BTreeMap<String, u64>) -> Result<(), Refusal> {
     let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     let fine = |(reason, events): (&String, &u64)| {
         !reason.is_empty() && reason.len() <= REASON_BYTES && reason.bytes().all(plain) && *events <= LOST_EVENTS
     };
     if lost.len() > limits::LOST_REASONS || !lost.iter().all(fine) {
-        return Err(Problem::new(
-            &INVALID_BATCH,
+        return Err(Refusal::new(
+            Reason::InvalidBatch,
             format!(
                 "`lost` may hold {} reasons of letters a to z, digits and '_', with a number of events each.",
                 limits::LOST_REASONS
@@ -207,13 +233,14 @@ fn check_lost(lost: &BTreeMap<String, u64>) -> Result<(), Problem> {
     Ok(())
 }
 
-enum Refusal {
+/// Why one event of a batch is rejected.
+enum EventRefusal {
     Unreadable(serde_json::Error),
     Invalid(InvalidEvent),
     Repeated,
 }
 
-impl Refusal {
+impl EventRefusal {
     fn rejected(&self, index: u32, event_id: Option<EventId>) -> Rejected {
         let (code, message) = match self {
             Self::Unreadable(error) => ("invalid_json", format!("the event cannot be read: {error}")),
