@@ -14,7 +14,7 @@ declare const VERSION: string;
 const ID = 37;
 /** How much is stored before the core runs, at most. */
 const EARLY_CHARACTERS = 20_000;
-const EARLY_BATCHES = 30;
+const EARLY_BATCHES = 12;
 const CLOSING = "\n]}";
 /** A part has the name of the whole and a number. */
 const PART = /\.\d$/;

@@ -1,5 +1,7 @@
 // Clicks on elements with `data-tallymark-click`, also those added later.
 
+import { listen } from "./dom.js";
+
 const CLICK = "data-tallymark-click";
 const PROPS = "data-tallymark-props";
 
@@ -8,7 +10,7 @@ export function watchClicks(
   click: (buttonId: string, properties?: object) => void,
   warn: (problem: unknown) => void,
 ): void {
-  const listen = (event: Event) => {
+  const onClick = (event: Event) => {
     try {
       // The path leads out of open shadow roots too.
       const path = event.composedPath().filter((node): node is Element => node instanceof Element);
@@ -24,7 +26,7 @@ export function watchClicks(
     }
   };
   // Capture, so that `stopPropagation` in the page has no effect here; passive, so that the click is not delayed.
-  document.addEventListener("click", listen, { capture: true, passive: true });
+  listen(document, "click", onClick, { capture: true, passive: true });
 }
 
 /** Invalid JSON is reported and left out; the click still counts. */

@@ -1,7 +1,8 @@
 // Whether events may be made, stored and sent: the visitor's consent, opt-out and privacy signals.
 
+import type { CheckedOptions } from "./options.js";
 import type { Storage } from "./storage.js";
-import type { Consent, Options, Status } from "./types.js";
+import type { Consent, Status } from "./types.js";
 
 export interface Permission {
   /** Why no events are made, or `null`. */
@@ -13,7 +14,7 @@ export interface Permission {
 }
 
 /** The opt-out is stored, the consent is not: the site states it on every page. */
-export function createPermission({ consent = "granted", gpc, dnt }: Options, storage: Storage): Permission {
+export function createPermission({ consent, gpc, dnt }: CheckedOptions, storage: Storage): Permission {
   /** For when nothing can be stored. */
   let optedOut = false;
   const self: Permission = {
@@ -21,7 +22,7 @@ export function createPermission({ consent = "granted", gpc, dnt }: Options, sto
       const { globalPrivacyControl, doNotTrack } = navigator as { globalPrivacyControl?: boolean; doNotTrack?: string };
       // Another tab may have stored it.
       if (optedOut || storage.get("out")) return "opted_out";
-      if (gpc !== false && globalPrivacyControl) return "gpc";
+      if (gpc && globalPrivacyControl) return "gpc";
       if (dnt && doNotTrack === "1") return "dnt";
       return consent === "denied" ? "denied" : null;
     },

@@ -27,8 +27,10 @@ export type Instantiate = (imports: { host: Host }) => Exports | Promise<Exports
 /** Where the built core comes from. */
 export interface Source {
   wasm(): BufferSource | Promise<BufferSource>;
-  /** The same as a script. */
-  script(): Promise<{ instantiate: Instantiate }>;
+  /** fallback.js: the same as a script, and the texts for the console. */
+  script(): Promise<{ instantiate: Instantiate; explain(topic: string, tag: boolean, details: unknown[]): void }>;
+  /** Whether the options are attributes of a script tag. */
+  tag?: true;
 }
 
 /** One queue. */
@@ -46,6 +48,9 @@ export interface Core extends Pick<Exports, "adopt" | "lose" | "flush" | "poll" 
     retry: number[],
   ): void;
 }
+
+/** Waits between attempts, in milliseconds. */
+const WAITS = [1000, 4000, 16_000];
 
 let loading: ReturnType<Source["wasm"]> | undefined;
 
@@ -78,13 +83,20 @@ export async function loadCore(source: Source, batches: Batches): Promise<Core> 
 }
 
 async function instantiate(source: Source, host: Host): Promise<Exports> {
-  loading ||= source.wasm();
-  const code = await loading;
-  try {
-    // In one step: where the page's policy forbids WebAssembly, WebKit compiles it and refuses only to run it.
-    return (await WebAssembly.instantiate(code, { host } as unknown as WebAssembly.Imports)).instance
-      .exports as unknown as Exports;
-  } catch {
-    return (await source.script()).instantiate({ host });
+  for (let attempt = 0; ; attempt++) {
+    try {
+      loading ||= source.wasm();
+      // In one step: where the page's policy forbids WebAssembly, WebKit compiles it and refuses only to run it.
+      const { instance } = await WebAssembly.instantiate(await loading, { host } as unknown as WebAssembly.Imports);
+      return instance.exports as unknown as Exports;
+    } catch {
+      loading = undefined;
+    }
+    try {
+      return await (await source.script()).instantiate({ host });
+    } catch (error) {
+      if (attempt === WAITS.length) throw error;
+      await new Promise((resolve) => setTimeout(resolve, WAITS[attempt]));
+    }
   }
 }

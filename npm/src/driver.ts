@@ -1,6 +1,7 @@
 // Drives the core: hands it the events, stores and sends what it decides, and reports the answers to it.
 
 import { createBatches } from "./batches.js";
+import type { Report } from "./console.js";
 import { type Core, loadCore, type Source } from "./core.js";
 import { createLanes } from "./lanes.js";
 import { newCounts, QUEUE_FULL, readCore, STORAGE, statusOf } from "./status.js";
@@ -37,13 +38,7 @@ export interface Driver {
 }
 
 /** `prefix` is for the names of locks. */
-export function createDriver(
-  storage: Storage,
-  prefix: string,
-  source: Source,
-  post: Post,
-  warn: (problem: unknown) => void,
-): Driver {
+export function createDriver(storage: Storage, prefix: string, source: Source, post: Post, report: Report): Driver {
   const batches = createBatches(storage, () => lanes.current());
   let counts = newCounts();
   let core: Core | undefined;
@@ -54,11 +49,11 @@ export function createDriver(
   let unanswered = 0;
   let timer: ReturnType<typeof setTimeout>;
 
-  const fail = (why: Status["failed"], error: unknown) => {
+  const fail = (why: "load" | "crash", error: unknown) => {
     failed = why;
     core = undefined;
     clearTimeout(timer);
-    warn(error);
+    report(why, error);
   };
   /** Calls the core, if there is one, and returns whether there still is. A core that throws is not used again. */
   const use = (act: (core: Core) => void) => {

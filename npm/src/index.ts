@@ -1,15 +1,13 @@
 // The package's API: createTracker and its types.
 
 import type { Source } from "./core.js";
-import { startTracker } from "./tracker.js";
+import { obtainTracker } from "./registry.js";
 import type { AnyEvents, Options, Tracker } from "./types.js";
 
 export type { AnyEvents, Consent, Options, Status, TrackedEvent, Tracker, View } from "./types.js";
 
 /** The wasm in hexadecimal, defined by build.mjs. */
 declare const WASM: string;
-
-const trackers: Record<string, Tracker> = {};
 
 // The wasm is inside the module and the fallback is an import, because every bundler supports that without configuration.
 const source: Source = {
@@ -27,8 +25,5 @@ const source: Source = {
  * tracker.track("charge", { value: 100 });
  */
 export function createTracker<Events = AnyEvents>(options: Options): Tracker<Events> {
-  options ||= {} as Options;
-  const id = `${options.endpoint} ${options.username}`;
-  trackers[id] ||= startTracker(options, source);
-  return trackers[id] as Tracker<Events>;
+  return obtainTracker(Object(options), source) as Tracker<Events>;
 }

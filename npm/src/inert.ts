@@ -1,9 +1,9 @@
-// A tracker that does nothing: on a server, and where the options are wrong.
+// A tracker that does nothing: on a server, with the option `disabled`, and where the options are wrong.
 
 import { newCounts, statusOf } from "./status.js";
 import type { Status, Tracker } from "./types.js";
 
-export function inertTracker(failed: Status["failed"] = null): Tracker {
+export function inertTracker(state: Partial<Status> = {}): Tracker {
   const nothing = () => {};
   return {
     pageView: nothing,
@@ -14,6 +14,6 @@ export function inertTracker(failed: Status["failed"] = null): Tracker {
     optOut: nothing,
     optIn: nothing,
     flush: nothing,
-    status: () => ({ ...statusOf(newCounts()), failed }),
+    status: () => ({ ...statusOf(newCounts()), ...state }),
   };
 }

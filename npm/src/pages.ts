@@ -1,15 +1,16 @@
 // Page views: the first page, those that a router shows, and pages restored from the back/forward cache.
 
-import type { Options } from "./types.js";
+import { fromDocument, listen } from "./dom.js";
+import type { CheckedOptions } from "./options.js";
 
 /** Calls `view` once for each page view. */
-export function watchPages(view: () => void, { hash, whenVisible }: Options): void {
+export function watchPages(view: () => void, { hash, whenVisible }: CheckedOptions): void {
   let seen = "";
   let timer: ReturnType<typeof setTimeout>;
   const look = () => {
     clearTimeout(timer);
     // Opened in a background tab, and perhaps never visible.
-    if (whenVisible && document.hidden) return;
+    if (whenVisible && fromDocument("hidden")) return;
     const here = hash ? location.href : location.href.split("#")[0];
     if (here !== seen) view();
     seen = here;
@@ -21,15 +22,19 @@ export function watchPages(view: () => void, { hash, whenVisible }: Options): vo
   };
   for (const name of ["pushState", "replaceState"] as const) {
     const original = history[name];
-    history[name] = function (...step) {
-      original.apply(this, step);
-      schedule();
-    };
+    try {
+      history[name] = function (...step) {
+        original.apply(this, step);
+        schedule();
+      };
+    } catch {
+      // A page may have made it read-only.
+    }
   }
-  addEventListener("popstate", schedule);
-  addEventListener("hashchange", schedule);
-  document.addEventListener("visibilitychange", look);
-  addEventListener("pageshow", (event) => {
+  listen(window, "popstate", schedule);
+  listen(window, "hashchange", schedule);
+  listen(document, "visibilitychange", look);
+  listen(window, "pageshow", (event: PageTransitionEvent) => {
     if (!event.persisted) return;
     seen = "";
     look();

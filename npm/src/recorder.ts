@@ -3,10 +3,11 @@
 import type { Permission } from "./consent.js";
 import type { Driver } from "./driver.js";
 import { encode, uuid } from "./event.js";
+import type { CheckedOptions } from "./options.js";
 import { createSession } from "./session.js";
 import { INVALID, QUEUE_FULL } from "./status.js";
 import type { Storage } from "./storage.js";
-import type { Options, TrackedEvent } from "./types.js";
+import type { TrackedEvent } from "./types.js";
 
 /** How many events are held in memory until they may be stored. Beyond that, the oldest is dropped. */
 const HELD = 1000;
@@ -24,7 +25,7 @@ export interface Recorder {
 }
 
 export function createRecorder(
-  { sampleRate = 1, anonymousId, beforeSend }: Options,
+  { sampleRate, anonymousId, beforeSend }: CheckedOptions,
   permission: Permission,
   storage: Storage,
   driver: Driver,

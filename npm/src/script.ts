@@ -1,43 +1,46 @@
 // The script tag: reads the options from its attributes and puts the tracker at window.tallymark.
 
-import { type EarlyCall, startTracker } from "./tracker.js";
-import type { Options, Tracker } from "./types.js";
+import { reporter } from "./console.js";
+import type { Source } from "./core.js";
+import { fromDocument } from "./dom.js";
+import { isTracker, obtainTracker } from "./registry.js";
+import type { EarlyCall } from "./tracker.js";
 
-declare global {
-  interface Window {
-    tallymark?: Tracker | { q: EarlyCall[] };
-  }
-}
-
-/** The hash of the wasm, defined by build.mjs. */
+/** Defined by build.mjs: the hash of the wasm, and what the core's imports and exports must be. */
 declare const INTEGRITY: string;
-/** Waits before another attempt to download the core, in milliseconds. */
-const WAITS = [1000, 4000, 16000];
+declare const INTERFACE: string;
 
-const script = document.currentScript as HTMLScriptElement | null;
-const present = window.tallymark;
-
-// A second tag in the page must not count everything twice.
-if (script && (!present || "q" in present)) {
-  const options: Record<string, unknown> = {};
-  // `data-debug` without a value means yes.
-  const words: Record<string, boolean> = { "": true, true: true, false: false };
-  for (const name in script.dataset) options[name] = words[script.dataset[name]!] ?? script.dataset[name];
+const NAME = "tallymark";
+/** In a module script there is no current script. */
+const current = fromDocument("currentScript") as HTMLScriptElement | null | undefined;
+const script = current || [...document.scripts].find((one) => one.type === "module" && one.dataset.endpoint);
+if (script) {
+  // An element with that id is no own property of the window. Anything else there belongs to the page.
+  const present = Object.getOwnPropertyDescriptor(window, NAME)?.value;
+  const early = Array.isArray(present?.q) ? (present.q as EarlyCall[]) : undefined;
   const at = (file: string) => new URL(file, script.src).href;
-  const source = { wasm: () => download(at("tallymark.wasm"), 0), script: () => import(at("fallback.js")) };
-  window.tallymark = startTracker(options as unknown as Options, source, present?.q);
-}
-
-async function download(url: string, attempts: number): Promise<ArrayBuffer> {
-  try {
-    const response = await fetch(url, { integrity: INTEGRITY });
-    if (!response.ok) throw response.status;
-    return await response.arrayBuffer();
-  } catch (error) {
-    // A status below 500 is permanent, a network failure is not.
-    const wait = WAITS[attempts];
-    if (!wait || (error as number) < 500) throw error;
-    await new Promise((resolve) => setTimeout(resolve, wait));
-    return download(url, attempts + 1);
-  }
+  let verified = false;
+  const source: Source = {
+    tag: true,
+    async wasm() {
+      // `integrity` refuses the wasm of another version.
+      const response = await fetch(at("tallymark.wasm"), { integrity: INTEGRITY });
+      if (!response.ok) throw response.status;
+      const code = await response.arrayBuffer();
+      verified = true;
+      return code;
+    },
+    async script() {
+      // Where the page checks this script, nothing unchecked may run because a file was tampered with.
+      if (script.integrity && !verified) throw "integrity";
+      const fallback = await import(at("fallback.js"));
+      if (fallback.INTERFACE !== INTERFACE) throw "version";
+      return fallback;
+    },
+  };
+  const report = reporter(source);
+  if (!current) report("module");
+  const tracker = obtainTracker({ ...script.dataset }, source, early);
+  if (!present || early) (window as { tallymark?: unknown })[NAME] = tracker;
+  else if (!isTracker(present)) report("taken");
 }

@@ -2,41 +2,43 @@
 
 import { watchClicks } from "./clicks.js";
 import { createPermission } from "./consent.js";
+import type { Report } from "./console.js";
 import type { Source } from "./core.js";
+import { fromDocument, listen } from "./dom.js";
 import { createDriver } from "./driver.js";
 import { cut } from "./event.js";
-import { inertTracker } from "./inert.js";
+import type { CheckedOptions } from "./options.js";
 import { watchPages } from "./pages.js";
 import { createRecorder } from "./recorder.js";
 import { openStorage } from "./storage.js";
-import { createPost, type Post } from "./transport.js";
-import type { Options, Tracker } from "./types.js";
+import { createPost } from "./transport.js";
+import type { Tracker } from "./types.js";
 
 /** A call made before the script had loaded: the method's name, when, and its arguments. */
 export type EarlyCall = [method: string, at: number, ...args: unknown[]];
 
-/** Starts a tracker and makes the early calls, each at its own time. Never throws. */
-export function startTracker(options: Options, source: Source, early: EarlyCall[] = []): Tracker {
-  if (typeof document === "undefined") return inertTracker();
-  const warn = (problem: unknown) => {
-    if (options.debug) console.warn("tallymark:", problem);
-  };
-  let post: Post;
-  let referrer: string;
-  try {
-    post = createPost(options.endpoint, options.username, options.key);
-    referrer = document.referrer;
-  } catch (error) {
-    console.warn("tallymark:", error);
-    return inertTracker("options");
-  }
+export interface Running {
+  tracker: Tracker;
+  /** Makes early calls, each at its own time. Those added to the list later are made at once. */
+  replay(calls: EarlyCall[]): void;
+}
 
-  const prefix = `tallymark/${options.username}/`;
+/** Starts a tracker. */
+export function startTracker(options: CheckedOptions, source: Source, report: Report): Running {
+  const warn = (problem: unknown) => {
+    if (options.debug) report("refused", problem);
+  };
+  const post = createPost(options);
+  let referrer = fromDocument("referrer");
+
+  const site = `tallymark/${options.username}`;
+  // What is stored belongs to this collector.
+  const prefix = `${site}@${options.endpoint}#`;
   // What the visitor has chosen may always be stored.
-  const choice = openStorage(prefix, () => true);
+  const choice = openStorage(`${site}#`, () => true);
   const permission = createPermission(options, choice);
   const storage = openStorage(prefix, permission.granted);
-  const driver = createDriver(storage, prefix, source, post, warn);
+  const driver = createDriver(storage, prefix, source, post, report);
   const recorder = createRecorder(options, permission, storage, driver, warn);
   /** Whether the page was shown. One that is prerendered may never be. */
   let shown = false;
@@ -49,18 +51,18 @@ export function startTracker(options: Options, source: Source, early: EarlyCall[
   const erase = () => {
     driver.clear();
     recorder.reset();
-    for (const name of choice.names()) if (name !== "out") choice.set(name);
+    for (const name of storage.names()) storage.set(name);
   };
   const methods = (clock: () => number): Tracker => ({
     pageView: (view = {}) =>
       recorder.record(clock(), "page_view", () => {
         const url = new URL(text(view.url ?? location.href), location.href).href;
-        const referral = text(view.referralUrl ?? referrer);
+        const referral = text(view.referralUrl ?? referrer ?? "");
         referrer = url;
         return {
           url: cut("url", url),
           referral_url: cut("referral_url", referral) || undefined,
-          title: cut("title", text(view.title ?? document.title)) || undefined,
+          title: cut("title", text(view.title ?? fromDocument("title") ?? "")) || undefined,
           properties: view.properties,
         };
       }),
@@ -87,40 +89,41 @@ export function startTracker(options: Options, source: Source, early: EarlyCall[
   });
   const tracker = methods(Date.now);
 
-  const replay = (...calls: EarlyCall[]) => {
-    for (const [method, at, ...args] of calls) {
-      // biome-ignore lint/complexity/noBannedTypes: the name comes from the page
-      (methods(() => at) as unknown as Record<string, Function>)[method]?.(...args);
-    }
-    return 0;
+  const replay = (calls: EarlyCall[]) => {
+    const call = (...made: EarlyCall[]) => {
+      for (const [method, at, ...args] of made) {
+        // biome-ignore lint/complexity/noBannedTypes: the name comes from the page
+        (methods(() => at) as unknown as Record<string, Function>)[method]?.(...args);
+      }
+      return 0;
+    };
+    call(...calls);
+    calls.push = call;
   };
-  replay(...early);
-  early.push = replay;
 
   const begin = () => {
     shown = true;
     open();
-    if (options.pageViews !== false) watchPages(tracker.pageView, options);
+    if (options.pageViews) watchPages(tracker.pageView, options);
   };
-  if (options.trackClicks !== false) watchClicks(tracker.click, warn);
-  document.addEventListener("visibilitychange", () => document.hidden && tracker.flush());
-  addEventListener("pagehide", () => {
+  if (options.trackClicks) watchClicks(tracker.click, warn);
+  listen(document, "visibilitychange", () => fromDocument("hidden") && tracker.flush());
+  listen(window, "pagehide", () => {
     tracker.flush();
     if (driver.isOpen()) driver.suspend();
   });
-  addEventListener("pageshow", (event) => {
+  listen(window, "pageshow", (event: PageTransitionEvent) => {
     if (!event.persisted) return;
     driver.stop();
     open();
   });
-  addEventListener("online", driver.resume);
-  if ((document as { prerendering?: boolean }).prerendering) {
-    document.addEventListener("prerenderingchange", begin, { once: true });
-  } else begin();
-  return tracker;
+  listen(window, "online", driver.resume);
+  if (fromDocument("prerendering" as "hidden")) listen(document, "prerenderingchange", begin, { once: true });
+  else begin();
+  return { tracker, replay };
 }
 
 function text(value: unknown): string {
-  if (typeof value !== "string") throw `a string is needed, got ${typeof value}`;
+  if (typeof value !== "string") throw "invalid_argument";
   return value;
 }

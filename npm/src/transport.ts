@@ -1,6 +1,7 @@
 // Posts batches and reads the answers of the collector.
 
 import { utf8 } from "./event.js";
+import type { CheckedOptions } from "./options.js";
 
 /** Bytes in flight when the page ends. Browsers allow 64 KiB to all scripts of a page together. */
 const KEEPALIVE_BYTES = 60_000;
@@ -22,10 +23,7 @@ export interface Answer {
 /** Posts a batch. Never rejects. */
 export type Post = (body: string) => Promise<Answer>;
 
-/** Throws if these cannot make a request. */
-export function createPost(endpoint: string, username: string, key: string): Post {
-  if (!endpoint || !username || !key) throw "endpoint, username and key are needed";
-  const url = new URL(endpoint.replace(/\/*$/, "/v1/batch"), document.baseURI).href;
+export function createPost({ endpoint, username, key, credentials }: CheckedOptions): Post {
   const Authorization = "Basic " + btoa(String.fromCharCode(...utf8(`${username}:${key}`)));
   let inFlight = 0;
   let keepaliveWorks = false;
@@ -35,13 +33,13 @@ export function createPost(endpoint: string, username: string, key: string): Pos
     const abort = new AbortController();
     const timer = setTimeout(() => abort.abort(), TIMEOUT);
     const request = (keepalive: boolean) =>
-      fetch(url, {
+      fetch(endpoint + "/v1/batch", {
         method: "POST",
         headers: { Authorization, "Content-Type": "application/json", "tallymark-sent-at": String(Date.now()) },
         body,
         keepalive,
         cache: "no-store",
-        credentials: "omit",
+        credentials,
         referrerPolicy: "strict-origin",
         signal: abort.signal,
       });

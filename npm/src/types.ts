@@ -41,6 +41,13 @@ export interface Options {
    */
   // biome-ignore lint/suspicious/noConfusingVoidType: a hook may have no return statement
   beforeSend?: (event: TrackedEvent) => TrackedEvent | null | undefined | false | void;
+  /**
+   * Whether requests carry cookies: `"omit"`, `"same-origin"` or `"include"`, as with `fetch`. Needed only if the collector
+   * is behind a login. Default: `"omit"`.
+   */
+  credentials?: "omit" | "same-origin" | "include";
+  /** Makes a tracker that does nothing, for tests of the application. Default: `false`. */
+  disabled?: boolean;
   /** Whether to write refused events and failures to the console. Default: `false`. */
   debug?: boolean;
 }
@@ -115,8 +122,8 @@ export interface Status {
    * offline; or something in the browser blocks the requests (retried after 5 minutes).
    */
   paused: null | "unauthorized" | "forbidden" | "offline" | "blocked";
-  /** Why no events are made: the visitor has opted out, sends a privacy signal, or has denied consent. */
-  disabledReason: null | "opted_out" | "gpc" | "dnt" | "denied";
+  /** Why no events are made: the option `disabled`, or the visitor has opted out, sends a privacy signal, or has denied consent. */
+  disabledReason: null | "disabled" | "opted_out" | "gpc" | "dnt" | "denied";
   /** Whether the core is running. Until then, events are stored and wait. */
   ready: boolean;
   /** Why the tracker cannot work: wrong options, the core could not be loaded, or it crashed. */

@@ -7,7 +7,7 @@ import { mock } from "node:test";
 import { buildSync, transformSync } from "esbuild";
 
 export const NOW = 1_763_673_600_000;
-export const SITE = "tallymark/shop/";
+export const SITE = "tallymark/shop@https://collect.example#";
 
 const dist = (file) => new URL(`../dist/${file}`, import.meta.url);
 const wasm = readFileSync(dist("tallymark.wasm"));
@@ -15,11 +15,15 @@ const { version } = JSON.parse(readFileSync(new URL("../package.json", import.me
 // Each page runs the package again, with the page's globals in place of Node's.
 const program = (file, options) => {
   const { code } = transformSync(readFileSync(dist(file), "utf8"), options);
-  return new Function("page", `with (page) { ${code.replaceAll("import(", "importScript(")}; return tallymark; }`);
+  return new Function(
+    "page",
+    `with (page) { ${code.replaceAll("import(", "importScript(")}; return ${options.globalName ?? "tallymark"}; }`,
+  );
 };
 /** Pages of earlier browsers are dead: what they have begun must not disturb the next test. */
 let latest;
-const runModule = program("index.js", { format: "iife", globalName: "tallymark" });
+const runModule = program("index.js", { format: "iife", globalName: "exported" });
+const runFallback = program("fallback.js", { format: "iife", globalName: "exported" });
 const runTag = program("tallymark.js", {});
 
 /** Loads a source module with its imports. */
@@ -91,6 +95,27 @@ function release(all, which) {
   }
 }
 
+/** A document, whose properties are on the prototype as in a browser. */
+class Document extends EventTarget {
+  #state;
+  constructor(state) {
+    super();
+    this.#state = state;
+  }
+  static {
+    for (const name of ["title", "referrer", "hidden", "prerendering", "currentScript", "scripts"]) {
+      Object.defineProperty(Document.prototype, name, {
+        get() {
+          return this.#state[name];
+        },
+        set(value) {
+          this.#state[name] = value;
+        },
+      });
+    }
+  }
+}
+
 class Element {
   constructor(attributes) {
     this.attributes = attributes;
@@ -117,7 +142,8 @@ export const receipt = (batch, other = {}) =>
 export const status = (status, headers) => new Response(status === 204 ? null : "", { status, headers });
 
 /**
- * A browser. `answer(batch, number, init)` answers each request, numbered from 0; `load()` answers the request for the wasm.
+ * A browser. `answer(batch, number, init)` answers each request, numbered from 0; `load()` answers the request for the wasm;
+ * `fallback()` may reject that for fallback.js.
  * All options may be changed at any time.
  */
 export function browser(changes = {}) {
@@ -127,6 +153,7 @@ export function browser(changes = {}) {
   const self = (latest = {
     answer: (batch) => receipt(batch),
     load: undefined,
+    fallback: undefined,
     locks: true,
     wasm: true,
     quota: Infinity,
@@ -141,7 +168,7 @@ export function browser(changes = {}) {
     /** Every event of every request, in order, with repetitions. */
     events: () => self.requests.flatMap(({ batch }) => batch.events),
     /** The names in storage, without the prefix. */
-    names: () => Object.keys(self.storage).map((name) => name.slice(SITE.length)),
+    names: () => Object.keys(self.storage).map((name) => name.split("#")[1]),
     /** The stored batches. */
     stored: () =>
       Object.entries(self.storage)
@@ -159,29 +186,34 @@ export function browser(changes = {}) {
     prerendering = false,
   } = {}) {
     const timers = new Set();
-    const window = Object.assign(new EventTarget(), { gone: false });
+    const page = Object.assign(new EventTarget(), { gone: false });
     const ifAlive =
       (act) =>
       (...values) =>
-        void (!window.gone && latest === self && act(...values));
-    const document = Object.assign(new EventTarget(), { title: "Tea", referrer, baseURI: url, hidden, prerendering });
-    const location = { href: url };
+        void (!page.gone && latest === self && act(...values));
+    const document = new Document({ title: "Tea", referrer, hidden, prerendering, currentScript: null, scripts: [] });
+    const location = { href: url, origin: new URL(url).origin };
     const go = (_, __, to) => {
       if (to !== undefined) location.href = new URL(to, location.href).href;
     };
-    const page = {
+    Object.assign(page, {
       document,
+      Document,
       location,
       history: { pushState: go, replaceState: go },
-      navigator: { onLine: true, ...self.navigator, ...(self.locks && { locks: locksOf(window, locks) }) },
-      addEventListener: window.addEventListener.bind(window),
+      navigator: { onLine: true, ...self.navigator, ...(self.locks && { locks: locksOf(page, locks) }) },
       Element,
-      console: { ...console, warn: (...words) => self.lines.push(words) },
+      console: Object.fromEntries(
+        ["warn", "error"].map((level) => [level, (...words) => self.lines.push(words.map(String).join(" "))]),
+      ),
       WebAssembly: {
         instantiate: (...of) =>
           self.wasm ? WebAssembly.instantiate(...of) : Promise.reject(new WebAssembly.CompileError("policy")),
       },
-      importScript: (href) => import(dist(href.split("/").at(-1))),
+      async importScript() {
+        await self.fallback?.();
+        return { ...(await import(dist("fallback.js"))), explain: runFallback(page).explain };
+      },
       setTimeout: (act, wait = 0) => {
         const timer = setTimeout(() => void (timers.delete(timer) && ifAlive(act)()), wait);
         timers.add(timer);
@@ -191,16 +223,18 @@ export function browser(changes = {}) {
       // Node's mock can clear another timer when this one is over.
       clearTimeout: (timer) => void (latest === self && timers.delete(timer) && clearTimeout(timer)),
       clearInterval: (timer) => void (latest === self && clearInterval(timer)),
-      get localStorage() {
-        if (self.refused || window.gone) throw new DOMException("refused", "SecurityError");
-        return self.storage;
-      },
       // A page that has ended gets no answer.
       fetch: (url, init) => new Promise((resolve, reject) => fetch(url, init).then(ifAlive(resolve), ifAlive(reject))),
-    };
+    });
+    Object.defineProperty(page, "localStorage", {
+      get() {
+        if (self.refused || page.gone) throw new DOMException("refused", "SecurityError");
+        return self.storage;
+      },
+    });
     page.globalThis = page.window = page;
     async function fetch(url, init) {
-      if (window.gone) return never;
+      if (page.gone) return never;
       if (String(url).endsWith(".wasm")) return (await self.load?.()) ?? new Response(wasm);
       const text = new TextDecoder().decode(init.body);
       const batch = JSON.parse(text);
@@ -208,6 +242,11 @@ export function browser(changes = {}) {
       return self.answer(batch, self.requests.length - 1, init);
     }
     const { createTracker } = runModule(page);
+    const element = (dataset) => ({
+      src: "https://shop.example/lib/tallymark.js",
+      integrity: "",
+      dataset: { endpoint: "https://collect.example", username: "shop", key: "k", ...dataset },
+    });
     const show = (visible) => {
       document.hidden = !visible;
       document.dispatchEvent(new Event("visibilitychange"));
@@ -222,12 +261,17 @@ export function browser(changes = {}) {
           pageViews: false,
           ...options,
         }),
-      /** Starts the script tag, which loads the wasm. */
+      /** Runs another copy of the module. */
+      copy: () => runModule(page),
+      /** Runs the script tag, which loads the wasm. */
       tag(dataset) {
-        document.currentScript = {
-          src: "https://shop.example/lib/tallymark.js",
-          dataset: { endpoint: "/", username: "shop", key: "k", pageViews: "false", ...dataset },
-        };
+        document.currentScript = element({ pageViews: "false", ...dataset });
+        return runTag(page);
+      },
+      /** The same with `type="module"`, where no script is the current one. */
+      tagAsModule() {
+        document.currentScript = null;
+        document.scripts = [element({ src: "other.js" }), { ...element(), type: "module" }];
         return runTag(page);
       },
       /** Another tab becomes visible, or this one again. */
@@ -235,30 +279,30 @@ export function browser(changes = {}) {
       /** The page is left, and may be restored. */
       hide() {
         show(false);
-        window.dispatchEvent(new Event("pagehide"));
+        page.dispatchEvent(new Event("pagehide"));
       },
       comeBack() {
         document.hidden = false;
-        window.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
+        page.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
         document.dispatchEvent(new Event("visibilitychange"));
       },
       /** The page ends without any event. */
       crash() {
-        window.gone = true;
-        release(locks, (request) => request.page === window);
+        page.gone = true;
+        release(locks, (request) => request.page === page);
       },
       close() {
         page.hide();
         page.crash();
       },
-      emit: (name) => window.dispatchEvent(new Event(name)),
+      emit: (name) => page.dispatchEvent(new Event(name)),
       press(attributes) {
         const event = Object.assign(new Event("click"), { composedPath: () => [new Element(attributes), document] });
         document.dispatchEvent(event);
       },
       online(onLine) {
         page.navigator.onLine = onLine;
-        window.dispatchEvent(new Event(onLine ? "online" : "offline"));
+        page.dispatchEvent(new Event(onLine ? "online" : "offline"));
       },
     });
   }

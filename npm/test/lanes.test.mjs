@@ -396,5 +396,5 @@ test("two sites on one origin are separate", async () => {
     trackers.map((tracker) => tracker.status().queued),
     [0, 1],
   );
-  assert.equal(Object.keys(site.storage).filter((name) => name.startsWith("tallymark/blog/")).length, 2);
+  assert.equal(Object.keys(site.storage).filter((name) => name.startsWith("tallymark/blog@")).length, 2);
 });

@@ -13,6 +13,7 @@ const run = promisify(execFile);
 const NOW = 1_763_673_600_000;
 const FILES = [
   "fallback.js",
+  "fallback.js.map",
   "index.d.ts",
   "index.js",
   "index.js.map",
@@ -64,7 +65,7 @@ test("source maps contain their sources", () => {
   for (const file of FILES.filter((file) => file.endsWith(".map"))) {
     const { sources, sourcesContent } = JSON.parse(readFileSync(new URL("dist/" + file, cwd), "utf8"));
     assert.ok(
-      sources.length && sources.every((source, at) => /^\.\.\/src\/\w+\.tsx?$/.test(source) && sourcesContent[at]),
+      sources.length && sources.every((source, at) => /^\.\.\/(src\/\w+\.ts|build\/core\.js)$/.test(source) && sourcesContent[at]),
       String(sources),
     );
   }

@@ -14,7 +14,7 @@ any.flush();
 const status: Status = any.status();
 const dropped: number | undefined = status.dropped.queue_full;
 const paused: "unauthorized" | "forbidden" | "offline" | "blocked" | null = status.paused;
-const disabledReason: "opted_out" | "gpc" | "dnt" | "denied" | null = status.disabledReason;
+const disabledReason: "disabled" | "opted_out" | "gpc" | "dnt" | "denied" | null = status.disabledReason;
 
 export { disabledReason, dropped, paused };
 

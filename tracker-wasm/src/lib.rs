@@ -31,7 +31,7 @@ const CONFIG: Config = {
     config.batch_bytes = 30_000;
     config.batch_age = 2_000;
     config.in_flight = 2;
-    config.queue_bytes = 1024 * 1024;
+    config.queue_bytes = 256 * 1024;
     config
 };
 

@@ -1,0 +1,34 @@
+// Access to the page that the page cannot break by accident.
+
+/**
+ * Reads a property of the document. `document.title` itself may be an element: `<iframe name="title">` hides the property.
+ * `undefined` if it cannot be had.
+ */
+export function fromDocument<Name extends keyof Document>(name: Name): Document[Name] | undefined {
+  try {
+    return Reflect.get(Document.prototype, name, document);
+  } catch {
+    return undefined;
+  }
+}
+
+type Listener = [
+  target: EventTarget,
+  type: string,
+  listener: (event: never) => void,
+  options?: AddEventListenerOptions,
+];
+
+const listeners: Listener[] = [];
+const add = ([target, ...listener]: Listener) =>
+  EventTarget.prototype.addEventListener.call(target, ...(listener as unknown as [string, EventListener]));
+
+/** Adds a listener, which `document.open()` does not remove. */
+export function listen(...listener: Listener): void {
+  // document.open() removes all listeners, with the content. Adding one that is still there has no effect.
+  if (!listeners.length && typeof MutationObserver === "function") {
+    new MutationObserver(() => listeners.forEach(add)).observe(document, { childList: true });
+  }
+  listeners.push(listener);
+  add(listener);
+}

@@ -1,0 +1,126 @@
+// What the console lines say: what is wrong, with the name and the value, and what to do. A part of fallback.js.
+
+/** What is expected of each option. */
+const EXPECTED: Record<string, string> = {
+  endpoint: 'a URL that begins with "https://" or "http://", or "/" for the origin of the page',
+  username: "the site's name at the collector",
+  key: "the site's write key (tmw_…)",
+  sampleRate: "a number above 0 and at most 1, such as 0.1",
+  consent: '"granted", "pending" or "denied"',
+  credentials: '"omit", "same-origin" or "include"',
+  beforeSend: "a function, which only createTracker can be given",
+};
+for (const name of [
+  ...["pageViews", "hash", "whenVisible", "trackClicks", "anonymousId", "gpc", "dnt", "disabled", "debug"],
+]) {
+  EXPECTED[name] = "true or false";
+}
+
+/** Limits of fields in bytes. */
+const LIMITS: Record<string, number> = { name: 128, button_id: 256, user_id: 128, session_id: 128, anonymous_id: 128 };
+
+function shown(value: unknown): string {
+  try {
+    return typeof value === "function" ? "a function" : `"${String(value).slice(0, 60)}"`;
+  } catch {
+    return typeof value;
+  }
+}
+
+type Line = [text: string, level?: "warn" | "error"];
+
+/** Each topic's text. `label` is how the page spells an option. */
+const TOPICS: Record<string, (label: (name: string) => string, ...details: never[]) => Line> = {
+  /** An option is wrong, and `used` applies instead. */
+  option(label, name: string, value: unknown, used: unknown) {
+    const expected = EXPECTED[name];
+    if (!expected) {
+      const names = Object.keys(EXPECTED).filter((known) => label === String || known !== "beforeSend");
+      return [
+        `the option \`${label(name)}\` does not exist and is ignored. There are: ${names.map(label).join(", ")}.`,
+      ];
+    }
+    let is = value == null || value === "" ? "is missing" : `is ${shown(value)}`;
+    if (name === "key" && value != null && value !== "")
+      is =
+        value === "secret"
+          ? "is the secret key, which reads the site's numbers: replace that key, and never put it into a page"
+          : "is not a text";
+    const result =
+      used == null
+        ? name in { endpoint: 1, username: 1, key: 1 }
+          ? "Nothing is recorded."
+          : "It is ignored."
+        : `${shown(used)} is used.`;
+    return [
+      `the option \`${label(name)}\` ${is}; expected ${expected}. ${result}`,
+      result.startsWith("Nothing") ? "error" : "warn",
+    ];
+  },
+  module: () => [
+    'remove type="module" from the script tag of tallymark.js; in a module, import createTracker instead.',
+    "error",
+  ],
+  taken: () => [
+    "window.tallymark is something else in this page. Page views and clicks are recorded; to call the tracker, rename that variable.",
+  ],
+  differs: (label, site: string, names: string[]) => [
+    `this page starts two trackers for ${site} with a different ${names.map((name) => `\`${label(name)}\``).join(", ")}. The first one applies to both; remove one, or make the options equal.`,
+  ],
+  identify: (_, value: unknown) => [
+    `identify(${shown(value)}): expected a text or number of at most 128 bytes, or null. The events have no user_id.`,
+  ],
+  consent: (_, value: unknown) => [
+    `setConsent(${shown(value)}): expected ${EXPECTED.consent}. The consent stays as it was.`,
+  ],
+  load: (_, error: unknown) => [
+    `tallymark.wasm and fallback.js could not be loaded (${error}). Put both beside the script, of the same version, and allow them in the page's policy. Events are stored and sent from a later page.`,
+    "error",
+  ],
+  crash: (_, error: unknown) => [
+    `the core has stopped (${error}). Events are stored and sent from a later page.`,
+    "error",
+  ],
+  /** An event was dropped, with `debug`. */
+  refused(_, code: unknown) {
+    const [, field] = /^(\w+)_too_long$/.exec(String(code)) ?? [];
+    return [`an event was dropped: ${code}${field && field in LIMITS ? `, the limit is ${LIMITS[field]} bytes` : ""}.`];
+  },
+  ignored: (_, problem: unknown) => [`${problem}. The event is recorded without it.`],
+  /** The collector cannot be used, with `debug`. */
+  answer(_, status: number, site: string, endpoint: string, code?: string, reachable?: boolean) {
+    const page = location.origin;
+    const origin = `the collector does not know the origin ${page} of this page: add it with \`tallymark-collector site set ${site} --origin ${page}\``;
+    if (status === 401)
+      return [`the collector refuses the username "${site}" with this key (401): correct \`username\` and \`key\`.`];
+    if (status === 403)
+      return [
+        code && code !== "origin_not_allowed"
+          ? `the collector refuses the key of "${site}" (403 ${code}).`
+          : `${origin}.`,
+      ];
+    if (status === 300)
+      return [
+        `${endpoint} answers with a redirect, as logins do: correct \`endpoint\`, or set \`credentials\` if the collector is behind a login.`,
+      ];
+    if (status === 404) return [`there is no collector at ${endpoint} (404): correct \`endpoint\`.`];
+    if (status >= 0)
+      return [
+        `the collector at ${endpoint} answers ${status || "something else than a receipt"}. Events are stored and retried.`,
+      ];
+    if (reachable)
+      return [
+        `the collector at ${endpoint} answers, but not to this page. Perhaps ${origin}. Otherwise, something in the browser blocks the requests.`,
+      ];
+    return [
+      `no answer from ${endpoint}: the collector is down, the address is wrong, or something in the browser blocks the requests. Events are stored and retried.`,
+    ];
+  },
+};
+
+/** Writes the line of a topic. `tag` says that the options are attributes. */
+export function explain(topic: string, tag: boolean, details: unknown[]): void {
+  const attribute = (name: string) => "data-" + name.replace(/[A-Z]/g, (letter) => "-" + letter.toLowerCase());
+  const [text, level = "warn"] = TOPICS[topic](tag ? attribute : String, ...(details as never[]));
+  console[level](`tallymark: ${text}`);
+}
