@@ -15,17 +15,18 @@
 //! # }
 //! ```
 //!
-//! An [`Event`] is a [`PageView`], a [`ButtonClick`], or a [`Custom`] one with properties, also
-//! [those of a type of yours](Properties::new). [`track`](Client::track) checks it against the [`limits`], queues it and
-//! returns its id. It never waits for the network, so it may be called from anywhere, async or not, by many threads.
+//! An [`Event`] is a [`PageView`], a [`ButtonClick`], or a [`Custom`] event with properties, which may come from
+//! [any type that implements `Serialize`](Properties::new). [`track`](Client::track) validates it against the [`limits`],
+//! queues it and returns its id. It never waits for the network, so it can be called from async and sync code and from many
+//! threads.
 //!
-//! A thread of the client's own sends batches: when one is full (100 events), 5 seconds after its first event, or on a
-//! [`flush`](Client::flush). Make one client and clone it; clones share the queue. A program without async takes a
+//! The client sends batches in a thread of its own: when a batch is full (100 events), 5 seconds after its first event, or on
+//! a [`flush`](Client::flush). Build one client and clone it; clones share the queue. Programs without async use a
 //! [`blocking::Client`] from [`build_blocking`](Builder::build_blocking).
 //!
 //! # Events that outlive the process
 //!
-//! So far the queue is in memory, and gone when the process is killed. With a [spool](Builder::spool) it is in files:
+//! By default the queue is in memory and ends with the process. With a [spool](Builder::spool) it is in files:
 //!
 //! ```no_run
 //! # #[cfg(all(feature = "client", feature = "spool"))]
@@ -39,12 +40,13 @@
 //! # }
 //! ```
 //!
-//! What was tracked then survives `kill -9`, and the next client that is built on the directory delivers it. Several
-//! processes may share one. What else it survives is said at [`Durability`].
+//! Tracked events then survive `kill -9`, and the next client that uses the directory delivers them. Several processes may
+//! share a directory. [`Durability`] says what else the events survive.
 //!
-//! # What became of an event
+//! # The outcome of an event
 //!
-//! Mostly it is enough that [`stats`](Client::stats) accounts for every event. An importer wants to know of each:
+//! [`stats`](Client::stats) accounts for every event, which is enough for most services. An importer needs the outcome of
+//! each event:
 //!
 //! ```no_run
 //! # #[cfg(feature = "client")]
@@ -53,18 +55,18 @@
 //!
 //! match client.track_confirmed(Custom::new("order").property("number", 17)).await? {
 //!     Outcome::Delivered => println!("the collector has stored and counted it"),
-//!     Outcome::Rejected { code, message } => println!("refused for good: {message} ({code})"),
+//!     Outcome::Rejected { code, message } => println!("rejected: {message} ({code})"),
 //!     other => println!("{other:?}"),
 //! }
 //! # Ok(())
 //! # }
 //! ```
 //!
-//! Ask for many at once, as the example `importer` does; they travel together.
+//! Wait for many outcomes at the same time, as the example `importer` does: their events are sent together.
 //!
-//! # The end
+//! # Shutdown
 //!
-//! [`shutdown`](Client::shutdown) sends what is queued, for as long as it is given, and tells what is left:
+//! [`shutdown`](Client::shutdown) sends what is queued for as long as you allow, and reports what is left:
 //!
 //! ```no_run
 //! # #[cfg(feature = "client")]
@@ -79,8 +81,8 @@
 //!
 //! # Tests
 //!
-//! A [recording](Client::recording) client only notes what it is told, and a [disabled](Client::disabled) one forgets
-//! it. To the code that tracks, both are clients like any other:
+//! A [recording](Client::recording) client records events instead of sending them, and a [disabled](Client::disabled)
+//! client discards them. The code that tracks needs no changes:
 //!
 //! ```
 //! # #[cfg(feature = "client")]
@@ -103,11 +105,10 @@
 //! # example().unwrap();
 //! ```
 //!
-//! # When something goes wrong
+//! # Errors in the background
 //!
-//! A collector that is down, or a wrong key, fails no `track`: the client keeps the events and tries again. What goes
-//! wrong in the background, and each loss with its [`Reason`], is told to hooks, and to `tracing`, never with a key in
-//! it:
+//! If the collector is down or the key is wrong, `track` still succeeds: the client keeps the events and retries. It reports
+//! such errors, and each loss with its [`Reason`], to hooks and to `tracing`. Neither ever contains a key:
 //!
 //! ```no_run
 //! # #[cfg(feature = "client")]
@@ -123,7 +124,7 @@
 //!
 //! # Page views of a web service
 //!
-//! With the feature `tower`, a layer tracks a [`PageView`] for each page that is served:
+//! With the feature `tower`, a layer tracks a [`PageView`] for each page that the service answers with:
 //!
 //! ```
 //! # #[cfg(feature = "tower")]
@@ -140,30 +141,27 @@
 //!
 //! # Delivery
 //!
-//! A sealed batch has an id and bytes that never change, and the collector counts each id once. So a batch may be sent
-//! as often as it takes. Where every event has gone is in [`Stats`], and adds up at every moment:
-//! `made + adopted = delivered + rejected + dropped + queued`. All that is promised, and the test that shows it, is in
-//! [`guarantees`]; what it costs is in [`performance`].
+//! A sealed batch has an id and bytes that never change, and the collector counts each batch id once. So the client can send
+//! a batch as often as needed. [`Stats`] accounts for every event at all times:
+//! `made + adopted = delivered + rejected + dropped + queued`. See [`guarantees`] for all promises and the tests that prove
+//! them, and [`performance`] for the costs.
 //!
-//! Under the client is the [`Outbox`], a pure core: it leaves storage to a [`Spool`], and time, randomness and the network
-//! to a driver. Its decisions, when to seal, send, retry, give up and drop, are those of a [`queue`] that does not even
-//! know what is in a batch; the browser tracker is made of the same one.
+//! The client drives an [`Outbox`], which does no I/O: it stores batches in a [`Spool`] and leaves time, random numbers and
+//! the network to its driver. Inside the outbox a [`queue`] decides when to seal, send, retry, give up and drop. The browser
+//! tracker uses the same queue.
 //!
 //! # Features
 //!
 //! | feature | default | |
 //! |---|---|---|
 //! | `client` | yes | the client |
-//! | `rustls` | yes | `https`; without it, plain `http` or [a reqwest client of yours](Builder::http_client) |
+//! | `rustls` | yes | `https`; without it, `http` only or [your own HTTP client](Builder::http_client) |
 //! | `spool` | yes | the spool in a directory |
 //! | `gzip` | | compressed bodies |
 //! | `tower` | | [`TrackPageViews`], a layer for axum and other tower services |
 //!
-//! Without features the crate is the core alone. It depends on nothing but `uuid` and compiles to
-//! `wasm32-unknown-unknown`, where the browser tracker uses it. A default build on Linux brings 96 other crates, 13 of
-//! them for `rustls`; `tower` adds none, `gzip` four.
-//!
-//! Core and client are built and tested with Rust 1.95, and nothing older is promised.
+//! Without features the crate is the core: events, wire types, outbox and queue. It depends on `serde`, `serde_json` and
+//! `uuid`, does no I/O, and compiles to `wasm32-unknown-unknown`, where the browser tracker uses it.
 
 #[cfg(feature = "client")]
 mod client;

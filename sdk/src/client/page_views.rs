@@ -16,18 +16,18 @@ use tower_service::Service;
 
 /// Tracks a [`PageView`] for every page that a service answers with.
 ///
-/// A page is the HTML that answers a `GET` with success (2xx). The view's url is made of the scheme, the host
-/// and the path with its query as requested; the referrer and the user agent are those of the request. A username and
-/// password in one of these urls are left out. What a browser only prefetches is not a view, even if its user goes there
-/// later, which the service is not told.
+/// A page is an HTML answer to a `GET` with a 2xx status. The URL of the view consists of the scheme, the host and the path
+/// with its query as requested; the referrer and the user agent are those of the request. Usernames and passwords in these
+/// URLs are left out. A page that a browser prefetches is not a view. The service does not learn whether the user opens the
+/// page later.
 ///
-/// A query may hold a secret, too, such as the token of a link that was mailed: [`url`](TrackPageViews::url) can leave
-/// it out. And inside axum's `nest` the path lacks what the outer router has taken off. So put the layer around the
-/// outer router, or say there what the [`url`](TrackPageViews::url) is.
+/// A query may contain a secret, such as the token of a mailed link: leave it out with [`url`](TrackPageViews::url). Inside
+/// axum's `nest`, the path lacks the prefix of the outer router: put the layer around the outer router, or set the
+/// [`url`](TrackPageViews::url).
 ///
-/// A request is never failed for a view's sake: one that breaks a limit or meets a full queue is logged and
-/// forgotten. Nor does it wait for the network. It costs what [`Client::track`] costs, so with
-/// [`Durability::Power`](crate::Durability::Power) it does wait for the disk.
+/// A request never fails because of its view: a view that exceeds a limit or does not fit into the queue is logged and
+/// dropped. A request does not wait for the network. It waits as long as [`Client::track`] takes, which includes a sync of
+/// the disk with [`Durability::Power`](crate::Durability::Power).
 ///
 /// ```
 /// # use http::{Request, Response, header};
@@ -68,7 +68,7 @@ pub struct TrackPageViews {
     settings: Arc<Settings>,
 }
 
-/// What of the user's own looks at a request or at an answer.
+/// A function of the service that inspects a request or a response.
 type Look<P, T> = Arc<dyn Fn(&P) -> T + Send + Sync>;
 
 #[derive(Clone)]
@@ -97,26 +97,27 @@ impl TrackPageViews {
         Self { settings: Arc::new(settings) }
     }
 
-    /// The scheme that visitors use. Behind a proxy that ends TLS it is `https`, which the service cannot
-    /// see. Default: what the request says, or else `http`.
+    /// The scheme that visitors use. Set it to `https` behind a proxy that terminates TLS. Default: the scheme of the request,
+    /// or else `http`.
     pub fn scheme(self, scheme: impl Into<String>) -> Self {
         self.set(|settings| settings.scheme = Some(scheme.into()))
     }
 
-    /// The host that visitors use, with a port if there is one. Default: what the request says, which is up
-    /// to whoever sends it. A request that names no host is not tracked.
+    /// The host that visitors use, with a port if there is one. Default: the host of the request, which the sender of the
+    /// request can choose. A request without a host is not tracked.
     pub fn host(self, host: impl Into<String>) -> Self {
         self.set(|settings| settings.host = Some(host.into()))
     }
 
-    /// Makes the view's whole url of the request, instead of scheme, host and path with query. `None` is not tracked.
+    /// Returns the whole URL of the view from the request, instead of scheme, host and path with query. A view without a
+    /// URL is not tracked.
     ///
     /// ```
     /// # use tallymark::{Client, TrackPageViews};
     /// # use axum::{Router, response::Html, routing::get};
     /// # use tower_service::Service;
     /// # let (client, recording) = Client::recording();
-    /// // Neither tokens in queries nor half a path.
+    /// // Without the query, and with the prefix of the outer router.
     /// let layer = TrackPageViews::new(client)
     ///     .url(|request| Some(format!("https://shop.example/tea{}", request.uri.path())));
     /// let tea = Router::new().route("/green", get(|| async { Html("<h1>Sencha</h1>") })).layer(layer);
@@ -128,25 +129,24 @@ impl TrackPageViews {
     /// assert_eq!(recording.events()[0].key(), "https://shop.example/tea/green");
     /// ```
     ///
-    /// What was asked for before routers took their parts off the path, axum keeps in the request's extensions, as its
-    /// `OriginalUri`.
+    /// axum keeps the URI before routers removed their prefixes in the request's extensions, as `OriginalUri`.
     pub fn url(self, make: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.url = Some(Arc::new(make)))
     }
 
-    /// Finds the visit a request belongs to, in a cookie or in what another layer has put in the request's
-    /// extensions. Default: none.
+    /// Returns the session of a request, for example from a cookie or from an extension that another layer has set. Default:
+    /// none.
     pub fn session_id(self, find: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.session_id = Arc::new(find))
     }
 
-    /// Tracks only requests for which this holds: to leave out health checks, or whoever does not want to be
-    /// counted. Default: all.
+    /// Tracks only requests for which `wanted` returns `true`, for example to exclude health checks or visitors who opted
+    /// out. Default: all.
     pub fn requests(self, wanted: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.requests = Arc::new(wanted))
     }
 
-    /// Takes successful answers for which this holds for pages. Default: those of a HTML content type.
+    /// Counts successful responses for which `is_page` returns `true` as pages. Default: those with an HTML content type.
     pub fn responses(self, is_page: impl Fn(&response::Parts) -> bool + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.responses = Arc::new(is_page))
     }
@@ -199,7 +199,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let (parts, body) = request.into_parts();
-        // What the view is made of may be gone by the time the answer is known.
+        // The inner service consumes the request, so make the view before its response is known.
         let view = self.settings.view(&parts);
         let inner = self.inner.call(Request::from_parts(parts, body));
         ResponseFuture { inner, pending: view.map(|view| (view, Arc::clone(&self.settings))) }
@@ -207,7 +207,7 @@ where
 }
 
 pin_project! {
-    /// The answer of a [`Tracked`] service.
+    /// The response of a [`Tracked`] service.
     pub struct ResponseFuture<F> {
         #[pin]
         inner: F,
@@ -246,7 +246,7 @@ where
 }
 
 impl Settings {
-    /// The view that a request is, if its answer turns out to be a page.
+    /// The view that a request will be, if its response is a page.
     fn view(&self, parts: &request::Parts) -> Option<PageView> {
         if parts.method != Method::GET || is_prefetch(&parts.headers) || !(self.requests)(parts) {
             return None;
@@ -256,7 +256,7 @@ impl Settings {
             None => self.requested(parts)?,
         });
         let referrer = text(&parts.headers, header::REFERER).map(without_userinfo);
-        // One that is over its limit is no reason to lose the view.
+        // A referrer that is too long is left out, and the view still counts.
         if let Some(referrer) = referrer.filter(|text| text.len() <= limits::URL_BYTES) {
             view = view.referral_url(referrer);
         }
@@ -271,11 +271,11 @@ impl Settings {
         }
     }
 
-    /// The url that a request says.
+    /// The URL of a request.
     fn requested(&self, parts: &request::Parts) -> Option<String> {
         let host = match (&self.host, parts.uri.authority()) {
             (Some(host), _) => host,
-            // HTTP/2 has the host there, HTTP/1 in the header.
+            // HTTP/2 has the host in the URI, HTTP/1 in the header.
             (None, Some(authority)) => without_user(authority.as_str()),
             (None, None) => without_user(text(&parts.headers, header::HOST)?),
         };
@@ -285,12 +285,12 @@ impl Settings {
     }
 }
 
-/// An authority without the username and password that may be in it, which nobody is to read in a report.
+/// An authority without the username and password that it may contain.
 fn without_user(authority: &str) -> &str {
     authority.rsplit('@').next().unwrap_or(authority)
 }
 
-/// A url without username and password.
+/// A URL without username and password.
 fn without_userinfo(url: &str) -> Cow<'_, str> {
     let Some(start) = url.find("//").map(|at| at + 2) else { return url.into() };
     let end = url[start..].find(['/', '?', '#']).map_or(url.len(), |length| start + length);
@@ -305,7 +305,7 @@ fn is_html(parts: &response::Parts) -> bool {
     ["text/html", "application/xhtml+xml"].iter().any(|html| kind.trim().eq_ignore_ascii_case(html))
 }
 
-/// Whether a browser fetches this in case its user goes there. `Purpose` is what older ones say.
+/// Whether a browser prefetches the page. Older browsers send `Purpose`.
 fn is_prefetch(headers: &HeaderMap) -> bool {
     ["sec-purpose", "purpose"].iter().any(|name| {
         let value = headers.get(*name).and_then(|value| value.to_str().ok());
@@ -324,7 +324,7 @@ mod tests {
     use crate::event::Event;
     use std::future::{Ready, ready};
 
-    /// Answers with what it is told to.
+    /// Answers with this status and content type.
     #[derive(Clone)]
     struct Site(u16, &'static str);
 
@@ -371,7 +371,7 @@ mod tests {
     }
 
     #[test]
-    fn a_page_is_a_view_with_all_that_the_request_tells() {
+    fn a_page_is_a_view_with_the_fields_of_its_request() {
         let (layer, recording) = layer();
         let layer = layer.session_id(|request| request.extensions.get::<&str>().map(|id| (*id).into()));
         let request = get("/tea?cup=2").header("referer", "https://search.example/").header("user-agent", "Lynx");
@@ -390,14 +390,14 @@ mod tests {
         ask(&layer, PAGE, Request::get("https://two.example:444/a")).unwrap();
         ask(&layer.clone().scheme("https"), PAGE, get("/b")).unwrap();
         ask(&layer.clone().scheme("https").host("www.shop.example"), PAGE, get("/c")).unwrap();
-        // Nobody says which host.
+        // Without a host.
         ask(&layer, PAGE, Request::get("/d")).unwrap();
         let expected = ["https://two.example:444/a", "https://shop.example/b", "https://www.shop.example/c"];
         assert_eq!(urls(&recording), expected);
     }
 
     #[test]
-    fn nobodys_password_is_in_a_url() {
+    fn a_url_has_no_username_and_password() {
         let (layer, recording) = layer();
         ask(&layer, PAGE, Request::get("http://anna:hunter2@shop.example/a@b")).unwrap();
         ask(&layer, PAGE, Request::get("/").header("host", "anna:hunter/2@@shop.example:81")).unwrap();
@@ -419,20 +419,20 @@ mod tests {
     }
 
     #[test]
-    fn a_url_may_be_made_of_whatever_the_request_has() {
+    fn a_url_can_be_made_from_the_request() {
         let (layer, recording) = layer();
         let layer = layer.host("other.example").url(|request| {
             let mounted = request.extensions.get::<&str>()?;
             Some(format!("https://shop.example{mounted}{}", request.uri.path()))
         });
         ask(&layer, PAGE, get("/green?token=t").extension("/tea")).unwrap();
-        // Where it has none, there is no view.
+        // Without a URL there is no view.
         ask(&layer, PAGE, get("/green?token=t")).unwrap();
         assert_eq!(urls(&recording), ["https://shop.example/tea/green"]);
     }
 
     #[test]
-    fn what_is_not_a_page_is_no_view() {
+    fn only_pages_are_views() {
         let (layer, recording) = layer();
         for site in
             [Site(200, "application/json"), Site(404, "text/html"), Site(304, "text/html"), Site(500, "text/html")]
@@ -449,7 +449,7 @@ mod tests {
     }
 
     #[test]
-    fn what_counts_is_the_services_choice() {
+    fn the_service_chooses_requests_and_responses() {
         let (layer, recording) = layer();
         let layer = layer
             .requests(|request| request.uri.path() != "/health")
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn a_view_that_cannot_be_tracked_harms_no_request() {
+    fn a_view_that_cannot_be_tracked_does_not_fail_its_request() {
         let (layer, recording) = layer();
         let long = "x".repeat(limits::URL_BYTES);
         assert_eq!(ask(&layer, PAGE, get(&format!("/{long}"))).unwrap().status(), 200);
