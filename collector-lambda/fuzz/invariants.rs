@@ -13,7 +13,7 @@ use std::cell::RefCell;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::LazyLock;
-use tallymark::outbox::{Answer, Config, Next};
+use tallymark::outbox::{Answer, Clock, Config, Next};
 use tallymark::{Batch, BatchId, DirectorySpool, Durability, Event, MemorySpool, Outbox, Receipt, Spool, limits};
 use tallymark_collector::http::auth::credentials;
 use tallymark_collector::http::body::json_body;
@@ -157,7 +157,7 @@ pub fn answers(data: &[u8]) {
     }
     let mut config = Config::DEFAULT;
     config.batch_events = 5;
-    let mut outbox = Outbox::new(config, spool, random).unwrap();
+    let mut outbox = Outbox::new(&Clock::start(NOW, 0), config, spool, random).unwrap();
     for n in 0..if is_found { 0 } else { 7 } {
         outbox.push(NOW, &Event::button_click(format!("b{n}"))).unwrap();
     }

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use tallymark::outbox::{Answer, Config, Next};
+use tallymark::outbox::{Answer, Clock, Config, Next};
 use tallymark::{BatchId, DirectorySpool, Durability, Event, MemorySpool, Outbox, Reason, Recovered, Segment, Spool};
 
 const NOW: u64 = 1_763_673_600_000;
+const CLOCK: Clock = Clock::start(NOW, 0);
 
 struct Folder(PathBuf);
 
@@ -66,13 +67,13 @@ fn adopt(spool: &mut DirectorySpool) -> Recovered {
 type AnOutbox = Outbox<DirectorySpool, fn() -> u64>;
 
 fn outbox(folder: &Folder, config: Config) -> AnOutbox {
-    Outbox::new(config, open(folder), rand::random::<u64> as fn() -> u64).unwrap()
+    Outbox::new(&CLOCK, config, open(folder), rand::random::<u64> as fn() -> u64).unwrap()
 }
 
 /// One that has taken over what there is room for.
 fn heir(folder: &Folder, config: Config) -> AnOutbox {
     let mut outbox = outbox(folder, config);
-    while outbox.adopt().unwrap() > 0 {}
+    while outbox.adopt(&CLOCK).unwrap() > 0 {}
     outbox
 }
 
@@ -416,7 +417,7 @@ fn what_was_within_its_own_limit_is_not_pushed_out_when_it_is_taken_over() {
                 let answer = Answer::Receipt { accepted: attempt.events, rejected: 0, retry: &[] };
                 heir.answer(NOW, attempt.batch_id, answer);
             }
-            _ if heir.adopt().unwrap() == 0 => break,
+            _ if heir.adopt(&CLOCK).unwrap() == 0 => break,
             _ => {}
         }
     }

@@ -5,10 +5,11 @@ use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use tallymark::outbox::{Answer, Config, Next, Pause};
+use tallymark::outbox::{Answer, Clock, Config, Next, Pause};
 use tallymark::{Backoff, BatchId, Event, MemorySpool, Outbox, Reason, Recovered, Spool};
 
 const START: u64 = 1_763_673_600_000;
+const CLOCK: Clock = Clock::start(START, 0);
 
 /// Storage that outlives the outbox, and that can die after a number of operations.
 #[derive(Clone, Default)]
@@ -156,7 +157,7 @@ fn start(disk: &Disk, seed: &Rc<Cell<u64>>) -> Driver {
         seed.set(seed.get().wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407));
         seed.get() ^ seed.get() >> 29
     };
-    Outbox::new(config(), disk.clone(), Box::new(random) as Box<dyn FnMut() -> u64>).unwrap()
+    Outbox::new(&CLOCK, config(), disk.clone(), Box::new(random) as Box<dyn FnMut() -> u64>).unwrap()
 }
 
 impl World {
@@ -432,7 +433,7 @@ fn the_oldest_batch_goes_when_the_queue_is_full_or_too_old() {
         seed += 1;
         seed
     };
-    let mut outbox = Outbox::new(config, Disk::default(), random).unwrap();
+    let mut outbox = Outbox::new(&CLOCK, config, Disk::default(), random).unwrap();
     for n in 0..100 {
         outbox.push(START + n, &Event::custom(format!("{n}."))).unwrap();
     }
@@ -451,12 +452,46 @@ fn the_oldest_batch_goes_when_the_queue_is_full_or_too_old() {
     assert_eq!(stats.queued, 0);
 }
 
+/// What a process does whose wall clock is wrong, then right, or whose machine sleeps; and what the next one finds.
+#[test]
+fn only_the_time_that_has_passed_makes_a_batch_too_old() {
+    const DAY: u64 = 24 * 60 * 60 * 1000;
+    let random = || rand::random::<u64>;
+    let encode = |wall| Event::custom("n").encode(wall, &mut random()).unwrap();
+    let taken = |outbox: &mut Outbox<_, _>, now| {
+        outbox.flush();
+        let mut batches = 0;
+        while let Next::Send(attempt) = outbox.poll(now) {
+            outbox.answer(now, attempt.batch_id, Answer::Receipt { accepted: attempt.events, rejected: 0, retry: &[] });
+            batches += 1;
+        }
+        (batches, outbox.stats().dropped.of(Reason::Expired))
+    };
+    for (wrong, right) in [(START - 700 * DAY, START), (START + 400 * DAY, START), (START, START + 8 * DAY)] {
+        let is_asleep = right > wrong && right - wrong == 8 * DAY;
+        let (disk, mut clock) = (Disk::default(), Clock::start(wrong, 0));
+        let mut outbox = Outbox::new(&clock, config(), disk.clone(), random()).unwrap();
+        outbox.push_encoded(clock.now(), &encode(wrong)).unwrap();
+        outbox.flush();
+        clock.advance(right, 5_000);
+        outbox.push_encoded(clock.now(), &encode(right)).unwrap();
+        // The next process takes over both. A week of sleep has passed all the same.
+        let copy = Disk::default();
+        *copy.segments.borrow_mut() = disk.segments.borrow().clone();
+        let next = Clock::start(right + 5_000, 0);
+        let mut outbox_of_next = Outbox::new(&next, config(), copy, random()).unwrap();
+        let expected = if is_asleep { (1, 1) } else { (2, 0) };
+        assert_eq!(taken(&mut outbox, clock.now()), expected, "{wrong} {right}");
+        assert_eq!(taken(&mut outbox_of_next, next.now()), expected, "the next: {wrong} {right}");
+    }
+}
+
 #[test]
 fn a_long_queue_drains_in_order_and_what_failed_comes_last() {
     const BATCHES: u64 = 100_000;
     let mut config = config();
     config.batch_events = 1;
-    let mut outbox = Outbox::new(config, MemorySpool::new(), rand::random::<u64>).unwrap();
+    let mut outbox = Outbox::new(&CLOCK, config, MemorySpool::new(), rand::random::<u64>).unwrap();
     for n in 0..BATCHES {
         outbox.push(START + n / 100, &Event::custom(format!("{n}."))).unwrap();
     }
@@ -491,7 +526,7 @@ fn what_was_tried_goes_first_when_the_queue_is_full_and_expires_in_its_turn() {
     config.batch_events = 1;
     config.queue_bytes = 10_000;
     let week = config.queue_age;
-    let mut outbox = Outbox::new(config, MemorySpool::new(), rand::random::<u64>).unwrap();
+    let mut outbox = Outbox::new(&CLOCK, config, MemorySpool::new(), rand::random::<u64>).unwrap();
     let mut now = START;
     let mut tried = Vec::new();
     for _ in 0..2 {

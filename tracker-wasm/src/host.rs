@@ -12,7 +12,7 @@ mod page {
     #[wasm_bindgen(raw_module = "host")]
     extern "C" {
         pub(super) fn random() -> f64;
-        pub(super) fn begin(now: f64) -> i32;
+        pub(super) fn begin() -> i32;
         pub(super) fn extend(batch: i32) -> i32;
         pub(super) fn seal(
             batch: i32,
@@ -56,8 +56,8 @@ impl BatchStore for Host {
     type Event = usize;
     type Error = Failed;
 
-    fn begin(&mut self, now: u64, _: &usize, _: &mut impl Random) -> Result<(i32, usize), Failed> {
-        with_size(page::begin(now as f64))
+    fn begin(&mut self, _: &usize, _: &mut impl Random) -> Result<(i32, usize), Failed> {
+        with_size(page::begin())
     }
 
     fn extend(&mut self, batch: i32, bytes: &usize) -> Result<usize, Failed> {

@@ -2,7 +2,8 @@
 //!
 //! The queue decides when to seal, send, retry, give up and drop. The script around it does the rest: it listens, keeps
 //! time, and writes, stores and sends events. Arguments and results are numbers only, so neither side needs glue code.
-//! Times are milliseconds since the Unix epoch. Batches have numbers above 0, which the script assigns.
+//! Times are milliseconds: `tick` returns the time for the other functions. Batches have numbers above 0, which the script
+//! assigns.
 //!
 //! One instance of the wasm is one queue.
 
@@ -13,9 +14,9 @@ mod tests;
 use host::Host;
 #[cfg(target_arch = "wasm32")]
 use lol_alloc::{LeakingAllocator, LockedAllocator};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use tallymark::Reason;
-use tallymark::queue::{Config, Next, Pause, Queue};
+use tallymark::queue::{Clock, Config, Next, Pause, Queue};
 use wasm_bindgen::prelude::wasm_bindgen;
 
 /// The default allocator is a fifth of the wasm. Only the queue's lists allocate memory, and they never shrink, so nothing
@@ -36,6 +37,7 @@ const CONFIG: Config = {
 };
 
 thread_local! {
+    static CLOCK: Cell<Option<Clock>> = const { Cell::new(None) };
     static QUEUE: RefCell<Queue<Host, Host>> = const { RefCell::new(Queue::new(CONFIG, Host, Host)) };
 }
 
@@ -43,10 +45,21 @@ fn with<T>(act: impl FnOnce(&mut Queue<Host, Host>) -> T) -> T {
     QUEUE.with_borrow_mut(act)
 }
 
-/// Takes over a batch of an earlier page.
+/// Takes a reading of `Date.now()` and `performance.now()`. Returns the time for the other functions.
+#[wasm_bindgen]
+pub fn tick(wall: f64, monotonic: f64) -> f64 {
+    let (wall, monotonic) = (wall as u64, monotonic as u64);
+    let mut clock = CLOCK.get().unwrap_or(Clock::start(wall, monotonic));
+    let now = clock.advance(wall, monotonic);
+    CLOCK.set(Some(clock));
+    now as f64
+}
+
+/// Takes over a batch of an earlier page, after a `tick`. `made_at` is the time in its id.
 #[wasm_bindgen]
 pub fn adopt(batch: i32, made_at: f64, events: u32, bytes: usize) {
-    with(|queue| queue.adopt(batch, made_at as u64, events, bytes));
+    let made_at = CLOCK.get().map_or(0, |clock| clock.time_of(made_at as u64));
+    with(|queue| queue.adopt(batch, made_at, events, bytes));
 }
 
 /// Counts events that were dropped before they reached the queue. `reason` is an index of [`Reason::ALL`].

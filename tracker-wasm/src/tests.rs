@@ -45,7 +45,11 @@ pub(crate) mod page {
         0.5
     }
 
-    pub(crate) fn begin(_now: f64) -> i32 {
+    pub(crate) fn skip_to(last: i32) {
+        PAGE.with_borrow_mut(|page| page.last = last);
+    }
+
+    pub(crate) fn begin() -> i32 {
         add(1)
     }
 
@@ -79,6 +83,8 @@ pub(crate) mod page {
 fn open() {
     PAGE.take();
     QUEUE.set(Queue::new(CONFIG, Host, Host));
+    CLOCK.take();
+    assert_eq!(tick(NOW, 0.0), NOW);
 }
 
 fn click(events: usize) {
@@ -201,9 +207,42 @@ fn what_was_there_before_is_sent_unless_it_is_too_old() {
 }
 
 #[test]
+fn a_clock_that_is_set_right_makes_no_batch_too_old() {
+    const DAY: f64 = 86_400_000.0;
+    for wrong in [-700.0 * DAY, 400.0 * DAY] {
+        open();
+        CLOCK.take();
+        // An earlier page made two batches by the same wrong clock, and this one has just begun.
+        let now = tick(NOW + wrong, 7.0);
+        PAGE.with_borrow_mut(|page| page.events.extend([(7, 3), (8, 4)]));
+        page::skip_to(8);
+        adopt(7, NOW + wrong - 60_000.0, 3, 1000);
+        push(now, 250);
+        // Now it is right.
+        let now = tick(NOW, 5_007.0);
+        adopt(8, NOW + wrong - 50_000.0, 4, 1000);
+        flush();
+        for (batch, events) in [(7, 3), (8, 4)] {
+            assert_eq!(sent(now), batch);
+            answer(now, batch, 200, f64::NAN, events, 0, 0);
+        }
+        assert_eq!(sent(now), 9);
+        assert_eq!(stat(DROPPED + Reason::Expired as usize), 0.0);
+        // A week in which the machine slept is a week.
+        let later = tick(NOW + 7.1 * DAY, 6_000.0);
+        answer(later, 9, 503, f64::NAN, 0, 0, 0);
+        poll(tick(NOW + 7.2 * DAY, 7_000.0));
+        assert_eq!(stat(DROPPED + Reason::Expired as usize), 1.0);
+    }
+}
+
+#[test]
 fn strange_numbers_do_no_harm() {
     open();
     for now in [f64::NAN, -1.0, f64::INFINITY, 1e300, 0.0] {
+        tick(now, now);
+        tick(NOW, now);
+        tick(now, 0.0);
         push(now, 250);
         flush();
         poll(now);

@@ -229,6 +229,7 @@ impl fmt::Debug for Client {
 mod tests {
     use super::*;
     use crate::client::blocking;
+    use crate::client::clock::SystemClock;
     use crate::client::random::Generator;
     use crate::client::sender::Sender;
     use crate::client::storage::Storage;
@@ -239,9 +240,10 @@ mod tests {
     fn without_worker() -> (Client, mpsc::UnboundedReceiver<Command>) {
         let builder = Client::builder("http://127.0.0.1:9", "shop", "key");
         let generator = || Generator::seeded().unwrap();
-        let outbox = Outbox::new(Config::default(), Storage::memory(), generator()).unwrap();
+        let mut clock = SystemClock::start();
+        let outbox = Outbox::new(clock.read(), Config::default(), Storage::memory(), generator()).unwrap();
         let (commands, received) = mpsc::unbounded_channel();
-        let shared = Shared::new(outbox, generator(), Sender::new(builder.sender()).unwrap());
+        let shared = Shared::new(outbox, clock, generator(), Sender::new(builder.sender()).unwrap());
         (Client::live(Handle::new(Arc::new(shared), commands)), received)
     }
 

@@ -2,7 +2,7 @@
 
 use crate::client::async_client::Client;
 use crate::client::blocking;
-use crate::client::clock::milliseconds;
+use crate::client::clock::{SystemClock, milliseconds};
 use crate::client::error::Error;
 use crate::client::handle::Handle;
 use crate::client::hooks::{Hooks, OnError, OnLoss};
@@ -214,9 +214,11 @@ impl Builder {
         #[cfg(not(feature = "spool"))]
         let storage = Ok(Storage::memory());
         let cannot_use = |error: io::Error| Error::config("cannot use the spool's directory").with_source(error);
-        let mut outbox = Outbox::new(self.config, storage.map_err(cannot_use)?, generator()?).map_err(cannot_use)?;
-        worker::adopt_all(&mut outbox, &hooks).map_err(cannot_use)?;
-        let shared = Arc::new(Shared::new(outbox, generator()?, sender));
+        let storage = storage.map_err(cannot_use)?;
+        let mut clock = SystemClock::start();
+        let mut outbox = Outbox::new(clock.read(), self.config, storage, generator()?).map_err(cannot_use)?;
+        worker::adopt_all(&mut outbox, &mut clock, &hooks).map_err(cannot_use)?;
+        let shared = Arc::new(Shared::new(outbox, clock, generator()?, sender));
         let commands = worker::start(Arc::clone(&shared), hooks).map_err(cannot_start)?;
         Ok(Client::live(Handle::new(shared, commands)))
     }

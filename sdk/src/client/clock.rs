@@ -1,5 +1,6 @@
 //! The clocks of the client.
 
+use crate::core::clock::Clock;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// The wall clock, in milliseconds since the Unix epoch.
@@ -11,18 +12,22 @@ pub(super) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The outbox's clock: it starts at the wall clock's time and never jumps.
-pub(super) struct Clock {
-    wall: u64,
+/// The outbox's clock, read from the system's clocks.
+#[derive(Clone)]
+pub(super) struct SystemClock {
+    clock: Clock,
+    /// When the monotonic clock was 0.
     start: Instant,
 }
 
-impl Clock {
+impl SystemClock {
     pub(super) fn start() -> Self {
-        Self { wall: wall_clock(), start: Instant::now() }
+        Self { clock: Clock::start(wall_clock(), 0), start: Instant::now() }
     }
 
-    pub(super) fn now(&self) -> u64 {
-        self.wall + milliseconds(self.start.elapsed())
+    /// The outbox's clock, after a reading of both clocks.
+    pub(super) fn read(&mut self) -> &Clock {
+        self.clock.advance(wall_clock(), milliseconds(self.start.elapsed()));
+        &self.clock
     }
 }

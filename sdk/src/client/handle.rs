@@ -40,7 +40,7 @@ impl Handle {
         if state.closed {
             return Err(Error::closed());
         }
-        let pushed = state.push(shared.clock.now(), &encoded, on_outcome);
+        let pushed = state.push(&encoded, on_outcome);
         let poll = !state.poll_requested && (state.flush_requested || state.outbox.needs_poll());
         state.poll_requested |= poll;
         #[cfg(feature = "spool")]

@@ -1,6 +1,6 @@
 //! What the clones of a client and its worker share.
 
-use crate::client::clock::Clock;
+use crate::client::clock::SystemClock;
 use crate::client::error::Error;
 use crate::client::outcome::Outcome;
 use crate::client::random::Generator;
@@ -20,7 +20,6 @@ pub(super) struct Shared {
     /// For the ids of events, which are made without locking the state.
     pub(super) ids: Generator,
     pub(super) sender: Sender,
-    pub(super) clock: Clock,
 }
 
 /// Called with the outcome of an event.
@@ -28,6 +27,7 @@ pub(super) type OnOutcome = Box<dyn FnOnce(Result<Outcome, Error>) + Send>;
 
 pub(super) struct State {
     pub(super) outbox: Outbox<Storage, Generator>,
+    pub(super) clock: SystemClock,
     /// The callers that wait for an outcome. By number, because several may wait for events of the same id.
     pub(super) waiting: HashMap<Watcher, OnOutcome>,
     next_watcher: Watcher,
@@ -51,9 +51,10 @@ pub(super) enum Command {
 }
 
 impl Shared {
-    pub(super) fn new(outbox: Outbox<Storage, Generator>, ids: Generator, sender: Sender) -> Self {
+    pub(super) fn new(outbox: Outbox<Storage, Generator>, clock: SystemClock, ids: Generator, sender: Sender) -> Self {
         let state = State {
             outbox,
+            clock,
             waiting: HashMap::new(),
             next_watcher: 0,
             poll_requested: false,
@@ -61,7 +62,7 @@ impl Shared {
             closed: false,
             volatile_at_end: None,
         };
-        Self { state: Mutex::new(state), ids, sender, clock: Clock::start() }
+        Self { state: Mutex::new(state), ids, sender }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -73,10 +74,10 @@ impl Shared {
 impl State {
     pub(super) fn push(
         &mut self,
-        now: u64,
         encoded: &Encoded,
         on_outcome: Option<OnOutcome>,
     ) -> Result<(), PushError<io::Error>> {
+        let now = self.clock.read().now();
         let Some(on_outcome) = on_outcome else { return self.outbox.push_encoded(now, encoded) };
         self.outbox.push_watched(now, encoded, self.next_watcher)?;
         self.waiting.insert(self.next_watcher, on_outcome);

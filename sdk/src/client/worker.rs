@@ -1,11 +1,12 @@
 //! The worker: does what the outbox asks for, and reports to whoever waits.
 
+use crate::client::clock::SystemClock;
 use crate::client::error::{Error, Kind};
 use crate::client::hooks::Hooks;
 use crate::client::outcome::Outcome;
 use crate::client::random::Generator;
 use crate::client::sender::{SendResult, Sender};
-use crate::client::shared::{Command, Shared};
+use crate::client::shared::{Command, Shared, State};
 use crate::client::storage::Storage;
 use crate::core::id::BatchId;
 use crate::core::loss::{Losses, Reason};
@@ -54,9 +55,13 @@ pub(super) fn start(shared: Arc<Shared>, hooks: Hooks) -> io::Result<mpsc::Unbou
 /// # Errors
 ///
 /// If the service has to act: the permissions or the version of a file are wrong.
-pub(super) fn adopt_all(outbox: &mut Outbox<Storage, Generator>, hooks: &Hooks) -> io::Result<()> {
+pub(super) fn adopt_all(
+    outbox: &mut Outbox<Storage, Generator>,
+    clock: &mut SystemClock,
+    hooks: &Hooks,
+) -> io::Result<()> {
     loop {
-        match outbox.adopt() {
+        match outbox.adopt(clock.read()) {
             Ok(0) => return Ok(()),
             Ok(_) => {}
             Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => {
@@ -171,11 +176,12 @@ impl Worker {
         let Some(then) = self.next_adoption.filter(|_| self.flushes.is_empty()) else { return };
         let now = Instant::now();
         let mut state = self.shared.state();
-        let is_idle = state.outbox.stats().queued == 0;
+        let State { outbox, clock, .. } = &mut *state;
+        let is_idle = outbox.stats().queued == 0;
         if now < then && !(is_idle && self.may_adopt) {
             return;
         }
-        let adopted = state.outbox.adopt();
+        let adopted = outbox.adopt(clock.read());
         drop(state);
         self.next_adoption = Some(now + ADOPTION_INTERVAL);
         match adopted {
@@ -196,8 +202,8 @@ impl Worker {
     /// Sends every batch that may be sent now. Returns when there may be more.
     fn send_all(&self, in_flight: &mut JoinSet<Sent>) -> Option<Instant> {
         loop {
-            let now = self.shared.clock.now();
             let mut state = self.shared.state();
+            let now = state.clock.read().now();
             state.poll_requested = false;
             let next = state.outbox.poll(now);
             drop(state);
@@ -218,7 +224,8 @@ impl Worker {
 
     fn answered(&mut self, Sent { batch, authorization, result }: Sent) {
         let mut state = self.shared.state();
-        let settled = state.outbox.answer(self.shared.clock.now(), batch, result.answer());
+        let now = state.clock.read().now();
+        let settled = state.outbox.answer(now, batch, result.answer());
         if matches!(result, SendResult::Status(401 | 403, _)) && authorization != self.shared.sender.authorization() {
             // The answer is about a key that has been replaced since.
             state.outbox.resume();
@@ -345,12 +352,12 @@ mod tests {
         let folder = std::env::temp_dir().join(format!("tallymark-adopt-{:016x}", rand::random::<u64>()));
         let open = || {
             let storage = Storage::directory(&folder, Durability::Process).unwrap();
-            Outbox::new(Config::default(), storage, Generator::seeded().unwrap()).unwrap()
+            Outbox::new(SystemClock::start().read(), Config::default(), storage, Generator::seeded().unwrap()).unwrap()
         };
         let mut other = open();
         let builder = Builder::new("http://127.0.0.1:9".into(), "shop".into(), "key".into());
         let sender = Sender::new(builder.sender()).unwrap();
-        let shared = Arc::new(Shared::new(open(), Generator::seeded().unwrap(), sender));
+        let shared = Arc::new(Shared::new(open(), SystemClock::start(), Generator::seeded().unwrap(), sender));
         let mut worker = Worker::new(Arc::clone(&shared), Hooks::start(None, None).unwrap());
         worker.next_adoption = Some(Instant::now());
         worker.may_adopt = true;

@@ -4,6 +4,7 @@
 //! random bits: the [client](crate::Client) in a service, the browser tracker in a page, a virtual clock in tests.
 
 pub(crate) mod body;
+pub(crate) mod clock;
 pub(crate) mod id;
 pub mod limits;
 pub(crate) mod loss;

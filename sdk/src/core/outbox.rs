@@ -3,17 +3,17 @@
 //! It does no I/O beyond that spool, reads no clock and makes no random numbers. A driver passes it events with
 //! [`push`](Outbox::push), sends what [`poll`](Outbox::poll) returns, and reports the result with
 //! [`answer`](Outbox::answer). The outbox keeps each batch until the collector has answered for it. Times are
-//! milliseconds since the Unix epoch.
+//! milliseconds of a [`Clock`].
 //!
 //! ```
-//! use tallymark::outbox::{Answer, Config, Next, Outbox};
+//! use tallymark::outbox::{Answer, Clock, Config, Next, Outbox};
 //! use tallymark::{Event, MemorySpool};
 //!
 //! let mut seed = 7u64;
 //! let random = move || { seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1); seed };
-//! let mut outbox = Outbox::new(Config::default(), MemorySpool::new(), random)?;
-//!
 //! let now = 1_763_673_600_000;
+//! let mut outbox = Outbox::new(&Clock::start(now, 0), Config::default(), MemorySpool::new(), random)?;
+//!
 //! outbox.push(now, &Event::button_click("buy"))?;
 //! outbox.flush();
 //! let Next::Send(attempt) = outbox.poll(now) else { panic!("nothing to send") };
@@ -30,11 +30,11 @@ use crate::core::body;
 use crate::core::id::{BatchId, EventId, Random, parts};
 use crate::core::loss::{Losses, Reason};
 use crate::core::queue::{self, BatchStore, NotStored, Queue};
-pub use crate::core::queue::{Config, Mark, Pause, Settled, Stats};
+pub use crate::core::queue::{Clock, Config, Mark, Pause, Settled, Stats};
 #[cfg(feature = "client")]
 use crate::core::settlement::{Settlement, Watched, Watcher};
 use crate::event::{Encoded, Event, InvalidEvent};
-use crate::spool::{Recovered, Spool};
+use crate::spool::{Recovered, Segment, Spool};
 use core::fmt;
 use core::ops::Range;
 
@@ -97,18 +97,18 @@ struct SpoolStore<S> {
 
 impl<S: Spool> BatchStore for SpoolStore<S> {
     type Batch = BatchId;
-    type Event = str;
+    type Event = Encoded;
     type Error = S::Error;
 
-    fn begin(&mut self, now: u64, json: &str, random: &mut impl Random) -> Result<(BatchId, usize), S::Error> {
-        let batch = BatchId::new(now, random);
-        let text = body::opening(batch, SDK) + &body::event(json, true);
+    fn begin(&mut self, event: &Encoded, random: &mut impl Random) -> Result<(BatchId, usize), S::Error> {
+        let batch = BatchId::new(event.encoded_at, random);
+        let text = body::opening(batch, SDK) + &body::event(&event.json, true);
         self.spool.append(batch, &text)?;
         Ok((batch, text.len()))
     }
 
-    fn extend(&mut self, batch: BatchId, json: &str) -> Result<usize, S::Error> {
-        let text = body::event(json, false);
+    fn extend(&mut self, batch: BatchId, event: &Encoded) -> Result<usize, S::Error> {
+        let text = body::event(&event.json, false);
         self.spool.append(batch, &text)?;
         Ok(text.len())
     }
@@ -152,7 +152,7 @@ impl<S: Spool, R: Random> Outbox<S, R> {
     /// # Errors
     ///
     /// If the spool cannot be read.
-    pub fn new(config: Config, mut spool: S, random: R) -> Result<Self, S::Error> {
+    pub fn new(clock: &Clock, config: Config, mut spool: S, random: R) -> Result<Self, S::Error> {
         let found = spool.recover()?;
         let store = SpoolStore {
             spool,
@@ -161,7 +161,7 @@ impl<S: Spool, R: Random> Outbox<S, R> {
             watched: Watched::default(),
         };
         let mut outbox = Self { queue: Queue::new(config.clamped(), store, random) };
-        outbox.take_over(found)?;
+        outbox.take_over(clock, found)?;
         Ok(outbox)
     }
 
@@ -171,15 +171,15 @@ impl<S: Spool, R: Random> Outbox<S, R> {
     /// # Errors
     ///
     /// If the spool cannot take over a batch. The batch stays where it is.
-    pub fn adopt(&mut self) -> Result<u64, S::Error> {
+    pub fn adopt(&mut self, clock: &Clock) -> Result<u64, S::Error> {
         let before = self.queue.stats().adopted;
         let room = self.queue.room();
         let found = self.spool_mut().adopt(room)?;
-        self.take_over(found)?;
+        self.take_over(clock, found)?;
         Ok(self.queue.stats().adopted - before)
     }
 
-    fn take_over(&mut self, found: Recovered) -> Result<(), S::Error> {
+    fn take_over(&mut self, clock: &Clock, found: Recovered) -> Result<(), S::Error> {
         let mut segments = found.segments;
         segments.sort_unstable_by_key(|segment| segment.batch_id);
         let parts = parts(segments.iter().map(|segment| segment.batch_id), |id| {
@@ -191,13 +191,17 @@ impl<S: Spool, R: Random> Outbox<S, R> {
                 self.spool_mut().remove(segment.batch_id)?;
                 continue;
             }
-            self.queue.adopt(segment.batch_id, segment.batch_id.made_at(), segment.events, segment.bytes);
+            let Segment { batch_id, events, bytes } = *segment;
+            self.queue.adopt(batch_id, clock.time_of(batch_id.made_at()), events, bytes);
         }
         self.queue.lose(Reason::Storage, found.corrupt);
         Ok(())
     }
 
     /// Validates, encodes and stores an event. When this returns `Ok`, the event is in the spool.
+    ///
+    /// A driver whose clock may differ from the wall clock encodes events itself, with the wall clock, and calls
+    /// [`push_encoded`](Outbox::push_encoded).
     ///
     /// # Errors
     ///
@@ -219,7 +223,7 @@ impl<S: Spool, R: Random> Outbox<S, R> {
 
     /// Stores an event. Returns its batch and its index in it.
     fn store(&mut self, now: u64, event: &Encoded) -> Result<(BatchId, u32), PushError<S::Error>> {
-        self.queue.push(now, &event.json, event.json.len() + 2).map_err(|not_stored| match not_stored {
+        self.queue.push(now, event, event.json.len() + 2).map_err(|not_stored| match not_stored {
             NotStored::Full => PushError::QueueFull,
             NotStored::Failed(error) => PushError::Storage(error),
         })

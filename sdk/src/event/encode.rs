@@ -15,6 +15,8 @@ pub struct Encoded {
     pub event_id: EventId,
     /// The event as one JSON object on one line.
     pub json: String,
+    /// When it was encoded, in milliseconds since the Unix epoch. The id of a batch has the time of its first event.
+    pub encoded_at: u64,
 }
 
 /// The members of all kinds, in the order of the wire.
@@ -88,6 +90,6 @@ impl Event {
         if json.len() > limits::EVENT_BYTES {
             return Err(InvalidEvent::new("event_too_large", "event", Problem::TooLong(limits::EVENT_BYTES)));
         }
-        Ok(Encoded { event_id: members.event_id, json })
+        Ok(Encoded { event_id: members.event_id, json, encoded_at: now })
     }
 }

@@ -8,7 +8,7 @@ use core::convert::Infallible;
 use std::collections::BTreeMap;
 
 /// A spool in memory. It never fails, and its segments end with the process.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct MemorySpool {
     segments: BTreeMap<BatchId, String>,
 }

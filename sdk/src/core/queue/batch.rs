@@ -31,8 +31,7 @@ impl<B> Sealed<B> {
         Self { batch, made_at, events, bytes, attempts: 0, not_before: 0, epoch: 0, lost: Losses::NONE }
     }
 
-    /// A batch from so far in the future was made by a wrong clock. It would outlive the collector's memory of it.
     pub(super) fn is_older(&self, age: u64, now: u64) -> bool {
-        self.made_at.abs_diff(now) > age
+        now.saturating_sub(self.made_at) > age
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! It knows each batch by name, event count, length and age only. The events are in its [`BatchStore`]: text in a
 //! [`Spool`](crate::Spool) for the [`Outbox`](crate::Outbox), the page's storage for the browser tracker. The queue does
-//! no I/O beyond that store, reads no clock and makes no random numbers. Times are milliseconds since the Unix epoch.
+//! no I/O beyond that store, reads no clock and makes no random numbers. Times are milliseconds of a [`Clock`].
 
 mod batch;
 mod config;
@@ -10,6 +10,7 @@ mod fifo;
 mod stats;
 mod store;
 
+pub use crate::core::clock::Clock;
 pub use config::Config;
 pub use stats::{Mark, Next, NotStored, Pause, Settled, Stats};
 pub use store::BatchStore;
@@ -74,7 +75,7 @@ impl<S: BatchStore, R: Random> Queue<S, R> {
         }
     }
 
-    /// Takes over a sealed batch of an earlier process or page.
+    /// Takes over a sealed batch of an earlier process or page. [`Clock::time_of`] returns `made_at`.
     pub fn adopt(&mut self, batch: S::Batch, made_at: u64, events: u32, bytes: usize) {
         self.stats.adopted += u64::from(events);
         self.stats.queued += u64::from(events);
@@ -274,7 +275,7 @@ impl<S: BatchStore, R: Random> Queue<S, R> {
             self.bytes += bytes;
             (open.batch, open.events - 1)
         } else {
-            let (batch, bytes) = self.store.begin(now, event, &mut self.random)?;
+            let (batch, bytes) = self.store.begin(event, &mut self.random)?;
             self.bytes += bytes;
             self.needs_poll = true;
             self.open = Some(Open { batch, events: 1, bytes, opened_at: now });

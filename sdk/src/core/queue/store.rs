@@ -20,12 +20,7 @@ pub trait BatchStore {
     /// # Errors
     ///
     /// If the event could not be stored. The queue drops it.
-    fn begin(
-        &mut self,
-        now: u64,
-        event: &Self::Event,
-        random: &mut impl Random,
-    ) -> Result<(Self::Batch, usize), Self::Error>;
+    fn begin(&mut self, event: &Self::Event, random: &mut impl Random) -> Result<(Self::Batch, usize), Self::Error>;
 
     /// Adds an event to an open batch. Returns how many bytes that adds.
     ///
