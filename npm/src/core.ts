@@ -12,7 +12,7 @@ type Exports = typeof Wasm;
 export interface Host {
   /** From 0 to 1. */
   random(): number;
-  begin(now: number): number;
+  begin(): number;
   extend(batch: number): boolean;
   seal(batch: number, ...lost: number[]): boolean;
   /** Part 0 has the events that the collector asked for again, other parts a range of the whole. */
@@ -35,8 +35,10 @@ export interface Source {
 
 /** One queue. */
 export interface Core extends Pick<Exports, "adopt" | "lose" | "flush" | "poll" | "resume" | "stat"> {
-  /** Queues an event, given as JSON. */
-  push(now: number, event: string): void;
+  /** Reads the clocks. Returns the time of `poll` and `answer` in milliseconds: it passes as time does, however clocks are set. */
+  now(): number;
+  /** Queues an event, given as JSON, that was made at this time of the wall clock. */
+  push(at: number, event: string): void;
   /** Reports the answer to a batch. `retry` has the indexes of the events that the collector asks for again. */
   answer(
     now: number,
@@ -57,10 +59,11 @@ let loading: ReturnType<Source["wasm"]> | undefined;
 /** Makes a core that works on these batches. Its code is loaded once for all trackers of the page. */
 export async function loadCore(source: Source, batches: Batches): Promise<Core> {
   let pushed = "";
+  let pushedAt = 0;
   let requested: number[] = [];
   const host: Host = {
     random: Math.random,
-    begin: (now) => batches.begin(now, pushed),
+    begin: () => batches.begin(pushedAt, pushed),
     extend: (batch) => batches.extend(batch, pushed),
     seal: (batch, ...lost) => batches.seal(batch, lost),
     part: (whole, number, from, to) =>
@@ -69,11 +72,14 @@ export async function loadCore(source: Source, batches: Batches): Promise<Core> 
     size: batches.size,
   };
   const exports = await instantiate(source, host);
+  const now = () => exports.tick(Date.now(), performance.now());
   return {
     ...exports,
-    push(now, event) {
+    now,
+    push(at, event) {
       pushed = event;
-      exports.push(now, bytes(event));
+      pushedAt = at;
+      exports.push(now(), bytes(event));
     },
     answer(now, batch, status, retryAfter, accepted, rejected, retry) {
       requested = retry;

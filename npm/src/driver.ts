@@ -87,8 +87,8 @@ export function createDriver(storage: Storage, prefix: string, source: Source, p
       flushRequested = false;
       // The `online` event calls this again.
       if (navigator.onLine === false) return;
-      const now = Date.now();
-      let then = now + blockedFor(now);
+      const now = core.now();
+      let then = now + blockedFor(Date.now());
       while (then <= now) {
         then = core.poll(now);
         if (then < 0) send(-then);
@@ -106,7 +106,7 @@ export function createDriver(storage: Storage, prefix: string, source: Source, p
       unanswered = status < 0 && !document.hidden ? unanswered + 1 : 0;
       if (unanswered >= BLOCKED) storage.set("blocked", String(Date.now() + BLOCKED_MS));
       else if (status >= 0) storage.set("blocked");
-      use((core) => core.answer(Date.now(), batch, Math.max(status, 0), retryAfter, accepted, rejected, retry));
+      use((core) => core.answer(core.now(), batch, Math.max(status, 0), retryAfter, accepted, rejected, retry));
       pump();
       if (!batches.all.size) lanes.release();
     });
@@ -115,6 +115,7 @@ export function createDriver(storage: Storage, prefix: string, source: Source, p
   /** Hands batches over to the core. */
   const handOver = (numbers: Iterable<number>) =>
     use((core) => {
+      core.now();
       for (const batch of numbers)
         core.adopt(batch, batches.madeAt(batch), batches.all.get(batch)!.events, batches.size(batch));
     });

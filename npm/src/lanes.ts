@@ -78,7 +78,7 @@ export function createLanes(storage: Storage, prefix: string, onAdopt: (lane: st
               return hold(lane);
             })
             .catch(() => {});
-        } else if (Date.now() - Number(storage.get(lane) || timeOf(lane)) > LEASE) {
+        } else if (Math.abs(Date.now() - Number(storage.get(lane) || timeOf(lane))) > LEASE) {
           // If several pages claim it at once, the last one to write gets it.
           const claim = String(Date.now() + Math.random());
           storage.set(lane, claim);

@@ -157,6 +157,8 @@ export function browser(changes = {}) {
     locks: true,
     wasm: true,
     quota: Infinity,
+    /** By how much the wall clock is wrong. */
+    wrong: 0,
     refused: false,
     navigator: {},
     /** Every request to the collector, in order. */
@@ -210,6 +212,10 @@ export function browser(changes = {}) {
         instantiate: (...of) =>
           self.wasm ? WebAssembly.instantiate(...of) : Promise.reject(new WebAssembly.CompileError("policy")),
       },
+      Date: class extends Date {
+        static now = () => Date.now() + self.wrong;
+      },
+      performance: { now: () => Date.now() },
       async importScript() {
         await self.fallback?.();
         return { ...(await import(dist("fallback.js"))), explain: runFallback(page).explain };

@@ -431,6 +431,31 @@ test("a wrong clock neither keeps a session alive nor ends every session", async
   assert.ok(!ids.has("old"));
 });
 
+test("a queue made by a wrong clock is sent when the clock is set right, by this page or the next", async () => {
+  for (const days of [-700, 400]) {
+    for (const locks of [true, false]) {
+      for (const reload of [false, true]) {
+        const site = browser({ wrong: days * 86_400_000, locks, navigator: { onLine: false } });
+        const page = site.open();
+        const tracker = page.track();
+        await ready(tracker);
+        for (const n of [1, 2]) tracker.track("n", { n });
+        await pass(5_000);
+        assert.equal(site.requests.length, 0);
+        site.wrong = 0;
+        site.navigator = {};
+        if (reload) page.close();
+        else page.online(true);
+        const next = reload ? site.open().track() : tracker;
+        await ready(next);
+        await pass(400_000);
+        const { delivered, dropped } = next.status();
+        assert.deepEqual([delivered, dropped], [2, {}], `${days} days, locks ${locks}, reload ${reload}`);
+      }
+    }
+  }
+});
+
 test("a visit is sampled completely or not at all, and has the weight", async () => {
   let counted = 0;
   for (let visit = 0; visit < 200; visit++) {

@@ -14,7 +14,7 @@ mod tests;
 use host::Host;
 #[cfg(target_arch = "wasm32")]
 use lol_alloc::{LeakingAllocator, LockedAllocator};
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use tallymark::Reason;
 use tallymark::queue::{Clock, Config, Next, Pause, Queue};
 use wasm_bindgen::prelude::wasm_bindgen;
@@ -36,8 +36,12 @@ const CONFIG: Config = {
     config
 };
 
+/// Later than the age of any batch.
+const START: u64 = 100 * CONFIG.queue_age;
+
 thread_local! {
-    static CLOCK: Cell<Option<Clock>> = const { Cell::new(None) };
+    // The first reading sets it.
+    static CLOCK: RefCell<Clock> = const { RefCell::new(Clock::start(START, 0)) };
     static QUEUE: RefCell<Queue<Host, Host>> = const { RefCell::new(Queue::new(CONFIG, Host, Host)) };
 }
 
@@ -48,17 +52,13 @@ fn with<T>(act: impl FnOnce(&mut Queue<Host, Host>) -> T) -> T {
 /// Takes a reading of `Date.now()` and `performance.now()`. Returns the time for the other functions.
 #[wasm_bindgen]
 pub fn tick(wall: f64, monotonic: f64) -> f64 {
-    let (wall, monotonic) = (wall as u64, monotonic as u64);
-    let mut clock = CLOCK.get().unwrap_or(Clock::start(wall, monotonic));
-    let now = clock.advance(wall, monotonic);
-    CLOCK.set(Some(clock));
-    now as f64
+    CLOCK.with_borrow_mut(|clock| clock.advance(wall as u64, monotonic as u64)) as f64
 }
 
 /// Takes over a batch of an earlier page, after a `tick`. `made_at` is the time in its id.
 #[wasm_bindgen]
 pub fn adopt(batch: i32, made_at: f64, events: u32, bytes: usize) {
-    let made_at = CLOCK.get().map_or(0, |clock| clock.time_of(made_at as u64));
+    let made_at = CLOCK.with_borrow(|clock| clock.time_of(made_at as u64));
     with(|queue| queue.adopt(batch, made_at, events, bytes));
 }
 

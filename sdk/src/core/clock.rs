@@ -35,28 +35,28 @@ pub struct Clock {
     now: u64,
     wall: u64,
     monotonic: u64,
-    /// By how much the wall clock is ahead of the monotonic clock and not yet accounted for.
-    ahead: i64,
+    /// The difference between the two clocks that is accounted for.
+    difference: u64,
 }
 
 impl Clock {
     /// A clock that starts at `wall`, in milliseconds since the Unix epoch, when the monotonic clock shows `monotonic`.
     pub const fn start(wall: u64, monotonic: u64) -> Self {
-        Self { now: wall, wall, monotonic, ahead: 0 }
+        Self { now: wall, wall, monotonic, difference: wall.wrapping_sub(monotonic) }
     }
 
     /// Takes a reading of both clocks. Returns the time to pass to the queue.
     pub fn advance(&mut self, wall: u64, monotonic: u64) -> u64 {
-        let elapsed = monotonic.saturating_sub(self.monotonic);
-        let by_wall = wall.wrapping_sub(self.wall) as i64;
-        self.ahead = self.ahead.saturating_add(by_wall).saturating_sub(elapsed as i64);
-        (self.wall, self.monotonic) = (wall, self.monotonic.max(monotonic));
-        self.now = self.now.saturating_add(elapsed);
-        if self.ahead.unsigned_abs() > TOLERANCE {
-            let asleep = u64::try_from(self.ahead).unwrap_or_default();
-            self.now = self.now.saturating_add(possible(asleep));
-            self.ahead = 0;
+        let mut passed = monotonic.saturating_sub(self.monotonic);
+        let difference = wall.wrapping_sub(monotonic);
+        let ahead = difference.wrapping_sub(self.difference);
+        // A clock that was set back is ahead by nearly the largest number.
+        if ahead > TOLERANCE {
+            passed = passed.wrapping_add(possible(ahead));
+            self.difference = difference;
         }
+        (self.wall, self.monotonic) = (wall, monotonic);
+        self.now = self.now.saturating_add(passed);
         self.now
     }
 
