@@ -15,12 +15,12 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 use tallymark::outbox::{Answer, Clock, Config, Next};
 use tallymark::{Batch, BatchId, DirectorySpool, Durability, Event, MemorySpool, Outbox, Receipt, Spool, limits};
-use tallymark_collector::http::auth::credentials;
 use tallymark_collector::http::body::json_body;
 use tallymark_collector::http::problem::{BODY_TOO_LARGE, INVALID_ENCODING, KINDS, Kind, Problem};
 use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch};
 use tallymark_collector::ingest::refusal::Refusal;
 use tallymark_collector::ingest::{Arrival, custom_event, parse_event, prepare_batch, prepare_event};
+use tallymark_collector::sites::basic_auth::credentials;
 use tallymark_collector::sites::{KeyScope, Site};
 
 const NOW: u64 = 1_763_673_600_000;

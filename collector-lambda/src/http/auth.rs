@@ -5,12 +5,11 @@ use crate::http::problem::{
     AUTH_FAILED, AUTH_MALFORMED, AUTH_REQUIRED, ORIGIN_NOT_ALLOWED, Problem, WRITE_KEY_CANNOT_READ,
 };
 use crate::http::rate_limit::RateLimits;
+use crate::sites::basic_auth::credentials;
 use crate::sites::{KeyScope, Site};
 use axum::extract::FromRequestParts;
 use axum::http::header;
 use axum::http::request::Parts;
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use std::sync::Arc;
 use tracing::Span;
 
@@ -73,16 +72,4 @@ fn authenticate(parts: &Parts, collector: &Collector) -> Result<(Arc<Site>, KeyS
         limits.check_key(&site.username, key)?;
     }
     Ok((site, key))
-}
-
-/// The username and the key in an `Authorization` header, unless it is malformed.
-pub fn credentials(header: &[u8]) -> Option<(String, String)> {
-    let text = std::str::from_utf8(header).ok()?;
-    let (scheme, encoded) = text.split_once(' ')?;
-    if !scheme.eq_ignore_ascii_case("basic") {
-        return None;
-    }
-    let decoded = String::from_utf8(STANDARD.decode(encoded.trim()).ok()?).ok()?;
-    let (username, key) = decoded.split_once(':')?;
-    Some((username.into(), key.into()))
 }

@@ -1,5 +1,9 @@
 //! The sites that may send and read: who they are, the hashes of their keys, and their origins.
 
+pub mod basic_auth;
+#[cfg(feature = "secret")]
+pub mod secret;
+
 use crate::Error;
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
@@ -107,9 +111,11 @@ impl KeyScope {
 }
 
 /// All sites, ready to check credentials against. They may be replaced at any time.
-#[derive(Debug)]
+///
+/// Clones share one list.
+#[derive(Clone, Debug, Default)]
 pub struct Sites {
-    list: RwLock<Arc<List>>,
+    list: Arc<RwLock<Arc<List>>>,
 }
 
 #[derive(Debug, Default)]
@@ -147,7 +153,7 @@ pub struct NewKeys {
 impl Sites {
     /// Reads the sites from JSON: `{"sites":[{"username":…,"secret_key_sha256":…,"write_key_sha256":…,"origins":[…]}]}`.
     pub fn from_json(json: &str) -> Result<Self, Error> {
-        Ok(Self { list: RwLock::new(Arc::new(List::new(parse(json)?)?)) })
+        Ok(Self { list: Arc::new(RwLock::new(Arc::new(List::new(parse(json)?)?))) })
     }
 
     /// Reads the sites from a file.
