@@ -699,6 +699,21 @@ fn large_bodies_are_compressed_and_sent_plain_where_that_is_not_taken() {
         assert_eq!(collector.ledger.counted().len(), 3);
     }
 
+    // A gateway that passes compressed bodies on as text damages them, and the collector behind it answers 408. A network
+    // that is too slow for any body is answered the same, and is no reason to stop.
+    let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
+    let noted = Arc::clone(&seen);
+    let collector = Collector::start(move |request| {
+        noted.lock().unwrap().push(is_gzip(request));
+        if request.number < 2 || is_gzip(request) { Act::Status(408, None) } else { Act::Take }
+    });
+    let client = builder(&collector.endpoint()).gzip_above(1_000).build_blocking().unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.track_confirmed(large()).unwrap(), Outcome::Delivered);
+    }
+    assert_eq!(*seen.lock().unwrap(), [true, false, true, false, false]);
+    assert_eq!(collector.ledger.counted().len(), 2);
+
     // What is refused plain as well was not refused for its compression, which goes on.
     let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
     let noted = Arc::clone(&seen);

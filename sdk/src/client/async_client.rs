@@ -133,8 +133,12 @@ impl Client {
     /// Sends what is queued, and waits until every event tracked before is delivered, rejected or dropped, or until
     /// `timeout` is over.
     pub async fn flush(&self, timeout: Duration) -> Report {
+        self.flush_as(false, timeout).await
+    }
+
+    async fn flush_as(&self, is_last: bool, timeout: Duration) -> Report {
         let (reply, complete) = oneshot::channel();
-        self.request_flush(timeout, move |complete| _ = reply.send(complete));
+        self.request_flush(timeout, is_last, move |complete| _ = reply.send(complete));
         let complete = complete.await.unwrap_or(false);
         self.report(complete)
     }
@@ -143,10 +147,12 @@ impl Client {
     ///
     /// The next client that uses the spool's directory delivers what is left in it. In the remaining time, `shutdown` waits
     /// until the [hooks](crate::Builder::on_loss) have been called for everything, unless a hook calls it.
+    ///
+    /// It returns early if the collector refuses the credentials, because waiting does not help then. The report says so.
     pub async fn shutdown(&self, timeout: Duration) -> Report {
         let start = Instant::now();
         self.close();
-        let report = self.flush(timeout).await;
+        let report = self.flush_as(true, timeout).await;
         let (reply, done) = oneshot::channel();
         self.request_stop(timeout.saturating_sub(start.elapsed()), move || _ = reply.send(()));
         let _ = done.await;
@@ -182,12 +188,13 @@ impl Client {
         }
     }
 
-    pub(super) fn request_flush(&self, timeout: Duration, reply: impl FnOnce(bool) + Send + 'static) {
+    /// `is_last` if the client is being shut down.
+    pub(super) fn request_flush(&self, timeout: Duration, is_last: bool, reply: impl FnOnce(bool) + Send + 'static) {
         match &self.inner {
             Inner::Live(handle) if handle.is_here() => {
                 let now = Instant::now();
                 let deadline = now.checked_add(timeout).unwrap_or(now + FOREVER);
-                handle.command(Command::Flush { deadline, reply: Box::new(reply) });
+                handle.command(Command::Flush { deadline, is_last, reply: Box::new(reply) });
             }
             Inner::Live(_) => reply(false),
             Inner::Recording(_) | Inner::Disabled => reply(true),

@@ -58,8 +58,12 @@ impl Client {
 
     /// Blocks like [`Client::flush`](crate::Client::flush) waits.
     pub fn flush(&self, timeout: Duration) -> Report {
+        self.flush_as(false, timeout)
+    }
+
+    fn flush_as(&self, is_last: bool, timeout: Duration) -> Report {
         let (reply, complete) = mpsc::channel();
-        self.client.request_flush(timeout, move |complete| _ = reply.send(complete));
+        self.client.request_flush(timeout, is_last, move |complete| _ = reply.send(complete));
         self.client.report(complete.recv().unwrap_or(false))
     }
 
@@ -67,7 +71,7 @@ impl Client {
     pub fn shutdown(&self, timeout: Duration) -> Report {
         let start = Instant::now();
         self.client.close();
-        let report = self.flush(timeout);
+        let report = self.flush_as(true, timeout);
         let (reply, done) = mpsc::channel();
         self.client.request_stop(timeout.saturating_sub(start.elapsed()), move || _ = reply.send(()));
         let _ = done.recv();

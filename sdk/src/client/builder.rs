@@ -12,6 +12,7 @@ use crate::client::sender_config::SenderConfig;
 use crate::client::shared::Shared;
 use crate::client::storage::Storage;
 use crate::client::worker;
+use crate::core::limits;
 use crate::core::loss::Reason;
 use crate::core::outbox::{Config, Outbox};
 use crate::core::retry::Backoff;
@@ -195,10 +196,13 @@ impl Builder {
     ///
     /// - The endpoint is not an `http` or `https` URL, or it has credentials, a query or a fragment.
     /// - The endpoint is `https`, and there is neither the feature `rustls` nor an [`http_client`](Builder::http_client).
-    /// - The username has a colon, or the username or the key has a control character, such as a line break.
+    /// - The endpoint is `https`, and the system has no root certificates. The feature `bundled-roots` brings some.
+    /// - The username or the key is empty or has a control character, such as a line break, or the username has a colon.
+    /// - `batch_events`, `batch_bytes` or `in_flight` is 0 or above its limit.
     /// - The spool's directory cannot be used.
     /// - The system provides no thread or no random numbers.
     pub fn build(self) -> Result<Client, Error> {
+        self.check_limits()?;
         let sender = Sender::new(&self.sender)?;
         let generator = || {
             Generator::seeded()
@@ -221,6 +225,21 @@ impl Builder {
         let shared = Arc::new(Shared::new(outbox, clock, generator()?, sender));
         let commands = worker::start(Arc::clone(&shared), hooks).map_err(cannot_start)?;
         Ok(Client::live(Handle::new(shared, commands)))
+    }
+
+    fn check_limits(&self) -> Result<(), Error> {
+        let Config { batch_events, batch_bytes, in_flight, .. } = self.config;
+        for (name, value, most) in [
+            ("batch_events", batch_events, limits::BATCH_EVENTS),
+            ("batch_bytes", batch_bytes, limits::BATCH_BYTES),
+            ("in_flight", in_flight, usize::MAX),
+        ] {
+            if value == 0 || value > most {
+                let range = if most < usize::MAX { format!("from 1 to {most}") } else { "at least 1".into() };
+                return Err(Error::config(format!("`{name}` must be {range}, got {value}")));
+            }
+        }
+        Ok(())
     }
 
     /// Starts a client whose calls block.

@@ -5,6 +5,8 @@ use std::error::Error as StdError;
 use std::fmt;
 
 /// An error of the [`Client`](crate::Client).
+///
+/// Its text names the cause and what to do, and never contains a key.
 pub struct Error {
     kind: Kind,
     source: Option<Box<dyn StdError + Send + Sync>>,
@@ -17,12 +19,12 @@ pub(super) enum Kind {
     Storage,
     Closed,
     Config(String),
-    Unauthorized,
-    Forbidden,
+    Credentials(String),
     Rejected {
         code: String,
         message: String,
     },
+    /// The whole text, with the cause and what happens to the batch.
     Send(String),
     /// This many errors were not passed to the hook.
     Omitted(u64),
@@ -74,7 +76,7 @@ impl Error {
     /// Whether the collector refuses the credentials. Sending pauses and events are kept; see
     /// [`Client::set_key`](crate::Client::set_key).
     pub fn is_credentials(&self) -> bool {
-        matches!(self.kind, Kind::Unauthorized | Kind::Forbidden)
+        matches!(self.kind, Kind::Credentials(_))
     }
 
     /// Whether the collector has rejected an event and will not accept it later.
@@ -82,7 +84,7 @@ impl Error {
         matches!(self.kind, Kind::Rejected { .. })
     }
 
-    /// Whether a send failed. The batch is kept and retried.
+    /// Whether a batch was not delivered. The text says whether it is kept and retried, divided or dropped.
     pub fn is_send(&self) -> bool {
         matches!(self.kind, Kind::Send(_))
     }
@@ -94,21 +96,35 @@ impl From<InvalidEvent> for Error {
     }
 }
 
+/// The last cause in the chain of an error: the one that says what really happened.
+pub(super) fn root_cause<'a>(error: &'a (dyn StdError + 'static)) -> &'a (dyn StdError + 'static) {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match &self.kind {
-            Kind::Invalid => "the event breaks a limit and was not tracked",
-            Kind::QueueFull => "the queue is full, so the event was dropped and counted as lost",
-            Kind::Storage => "something is wrong with the spool",
-            Kind::Closed => "the client has been shut down, or was built before a fork, so the event was not tracked",
-            Kind::Config(message) | Kind::Send(message) => message,
-            Kind::Unauthorized => "the collector does not know the username and key; events are kept",
-            Kind::Forbidden => "the collector does not allow the key this; events are kept",
+            Kind::Invalid => "the event was not tracked",
+            Kind::QueueFull => {
+                "the event was dropped and counted as lost: the queue is full, and every batch in it is in flight"
+            }
+            Kind::Storage => "the spool failed",
+            Kind::Closed => "the event was not tracked: the client was shut down, or built before a fork",
+            Kind::Config(message) | Kind::Credentials(message) => message,
+            Kind::Send(message) => return f.write_str(message),
             Kind::Omitted(errors) => return write!(f, "{errors} more errors came while `on_error` was busy"),
             Kind::Rejected { code, message } => {
-                return write!(f, "the collector has refused an event: {message} ({code})");
+                return write!(f, "the collector has rejected an event: {message} ({code})");
             }
-        })
+        })?;
+        match self.source() {
+            Some(source) => write!(f, ": {}", root_cause(source)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -4,6 +4,7 @@ mod async_client;
 pub mod blocking;
 mod builder;
 mod clock;
+mod diagnosis;
 mod error;
 #[cfg(feature = "gzip")]
 mod gzip;

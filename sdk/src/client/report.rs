@@ -1,6 +1,7 @@
 //! The report of a flush or a shutdown.
 
-use crate::core::outbox::Stats;
+use crate::core::outbox::{Pause, Stats};
+use std::fmt;
 
 /// What a client has done with its events; returned by [`Client::flush`](crate::Client::flush) and
 /// [`Client::shutdown`](crate::Client::shutdown).
@@ -33,5 +34,28 @@ impl Report {
     /// The queued events that are in memory. After a shutdown they are lost.
     pub fn in_memory(&self) -> u64 {
         self.volatile.min(self.stats.queued)
+    }
+}
+
+/// For example `3 events delivered, 2 left in memory; the collector does not know the username and key (401)`.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Stats { delivered, rejected, dropped, paused, failures, queued, .. } = self.stats;
+        write!(f, "{delivered} events delivered")?;
+        let others = [
+            (rejected, "rejected"),
+            (dropped.total(), "dropped"),
+            (self.on_disk(), "left on disk"),
+            (self.in_memory(), "left in memory"),
+        ];
+        for (events, what) in others.into_iter().filter(|(events, _)| *events > 0) {
+            write!(f, ", {events} {what}")?;
+        }
+        match paused {
+            Some(Pause::Unauthorized) => f.write_str("; the collector does not know the username and key (401)"),
+            Some(Pause::Forbidden) => f.write_str("; the collector does not allow this with the key (403)"),
+            None if queued > 0 && failures > 0 => write!(f, "; the last sends failed ({failures})"),
+            None => Ok(()),
+        }
     }
 }

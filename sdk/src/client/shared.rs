@@ -45,7 +45,8 @@ pub(super) enum Command {
     /// Poll the outbox.
     Poll,
     /// Send what is queued, and report whether every event tracked before is settled by the deadline.
-    Flush { deadline: Instant, reply: Box<dyn FnOnce(bool) + Send> },
+    /// If it `is_last`, it ends early when the credentials are refused.
+    Flush { deadline: Instant, is_last: bool, reply: Box<dyn FnOnce(bool) + Send> },
     /// End, and report when the hooks have been called for everything, or when `patience` is over.
     Stop { patience: Duration, done: Box<dyn FnOnce() + Send> },
 }

@@ -1,6 +1,7 @@
 //! The worker: does what the outbox asks for, and reports to whoever waits.
 
 use crate::client::clock::SystemClock;
+use crate::client::diagnosis::Obstacle;
 use crate::client::error::{Error, Kind};
 use crate::client::hooks::Hooks;
 use crate::client::outcome::Outcome;
@@ -81,6 +82,8 @@ struct Worker {
     /// The losses that the hook has been called for.
     reported: Losses,
     flushes: Vec<Flush>,
+    /// What keeps batches from being delivered, as far as it was logged.
+    obstacle: Option<Obstacle>,
     /// When to look for abandoned segments next; `None` if there cannot be any.
     next_adoption: Option<Instant>,
     /// Whether there may be more abandoned segments, to take over when there is room.
@@ -98,6 +101,8 @@ struct Sent {
 struct Flush {
     mark: Mark,
     deadline: Instant,
+    /// Whether the client is being shut down.
+    is_last: bool,
     reply: Box<dyn FnOnce(bool) + Send>,
 }
 
@@ -108,7 +113,15 @@ impl Worker {
         // The start has taken over as much as there was room for.
         let may_adopt = state.outbox.stats().queued > 0;
         drop(state);
-        Self { shared, hooks, reported: Losses::default(), flushes: Vec::new(), next_adoption, may_adopt }
+        Self {
+            shared,
+            hooks,
+            reported: Losses::default(),
+            flushes: Vec::new(),
+            obstacle: None,
+            next_adoption,
+            may_adopt,
+        }
     }
 
     async fn run(mut self, mut commands: mpsc::UnboundedReceiver<Command>) {
@@ -120,7 +133,7 @@ impl Worker {
                 self.adopt();
             }
             let wake = self.send_all(&mut in_flight);
-            self.report();
+            self.report(in_flight.is_empty());
             if in_flight.is_empty() && self.flush_if_requested() {
                 continue;
             }
@@ -138,10 +151,16 @@ impl Worker {
                 }
                 command = commands.recv(), if end.is_none() => match command {
                     Some(Command::Poll) => {}
-                    Some(Command::Flush { deadline, reply }) => {
-                        let mark = self.shared.state().outbox.flush();
+                    Some(Command::Flush { deadline, is_last, reply }) => {
+                        let mut state = self.shared.state();
+                        let mark = state.outbox.flush();
+                        if is_last && state.outbox.stats().paused.is_some() {
+                            // The last chance for a key that is valid by now.
+                            state.outbox.resume();
+                        }
+                        drop(state);
                         let deadline = Instant::from_std(deadline);
-                        self.flushes.push(Flush { mark, deadline, reply });
+                        self.flushes.push(Flush { mark, deadline, is_last, reply });
                     }
                     Some(Command::Stop { patience, done }) => stop = Some((patience, done)),
                     None => {
@@ -153,7 +172,7 @@ impl Worker {
             }
         }
         drop(in_flight);
-        self.report();
+        self.report(true);
         self.end();
         if let Some((patience, done)) = stop {
             self.hooks.wait(patience);
@@ -226,7 +245,7 @@ impl Worker {
         let mut state = self.shared.state();
         let now = state.clock.read().now();
         let settled = state.outbox.answer(now, batch, result.answer());
-        if matches!(result, SendResult::Status(401 | 403, _)) && authorization != self.shared.sender.authorization() {
+        if matches!(result, SendResult::Status(401 | 403, ..)) && authorization != self.shared.sender.authorization() {
             // The answer is about a key that has been replaced since.
             state.outbox.resume();
         }
@@ -234,31 +253,46 @@ impl Worker {
         tracing::debug!(%batch, ?settled, "a batch was answered");
         match result {
             SendResult::Receipt(receipt) => {
+                if self.obstacle.take().is_some() {
+                    tracing::info!(endpoint = self.shared.sender.endpoint(), "batches are delivered again");
+                }
                 self.report_outcomes(&receipt.rejected);
                 for Rejected { code, message, .. } in receipt.rejected {
                     self.hooks.error(Error::new(Kind::Rejected { code, message }));
                 }
             }
-            SendResult::Status(401, _) => self.hooks.error(Error::new(Kind::Unauthorized)),
-            SendResult::Status(403, _) => self.hooks.error(Error::new(Kind::Forbidden)),
-            SendResult::Status(status, _) => {
-                self.hooks.error(Error::new(Kind::Send(format!("the collector has answered {status} to a batch"))));
+            SendResult::Status(status, _, error) => {
+                self.log_obstacle(Obstacle::of(status), status, &error);
+                self.hooks.error(error);
             }
-            SendResult::Failed(error) => self.hooks.error(error),
+            SendResult::Failed(error) => {
+                self.log_obstacle(Some(Obstacle::Unavailable), 0, &error);
+                self.hooks.error(error);
+            }
+        }
+    }
+
+    /// Logs a warning if another obstacle than before keeps batches from being delivered.
+    fn log_obstacle(&mut self, obstacle: Option<Obstacle>, status: u16, error: &Error) {
+        if obstacle.is_some() && obstacle != self.obstacle {
+            self.obstacle = obstacle;
+            tracing::warn!(endpoint = self.shared.sender.endpoint(), status, "{error}");
         }
     }
 
     /// Reports outcomes, flushes, losses and errors of the disk to those who wait for them.
-    fn report(&mut self) {
+    fn report(&mut self, is_idle: bool) {
         self.report_outcomes(&[]);
         let mut state = self.shared.state();
         let dropped = state.outbox.stats().dropped;
         let disk_error = state.outbox.spool_mut().take_last_error();
+        // While the key is wrong, waiting does not help.
+        let is_hopeless = is_idle && state.outbox.stats().paused.is_some();
         let now = Instant::now();
         let mut ended = Vec::new();
         for flush in std::mem::take(&mut self.flushes) {
             let settled = state.outbox.is_settled(flush.mark);
-            if settled || flush.deadline <= now {
+            if settled || flush.deadline <= now || (flush.is_last && is_hopeless) {
                 ended.push((flush.reply, settled));
             } else {
                 self.flushes.push(flush);
@@ -324,7 +358,7 @@ async fn send(sender: &Sender, attempt: &Attempt, authorization: &HeaderValue) -
     let mut sending = pin!(sender.send(attempt, authorization));
     poll_fn(|context| {
         catch_unwind(AssertUnwindSafe(|| sending.as_mut().poll(context))).unwrap_or_else(|_| {
-            let message = "a send panicked; the batch is kept";
+            let message = "a send panicked, perhaps in a resolver of the HTTP client; the batch is kept and retried";
             Poll::Ready(SendResult::Failed(Error::new(Kind::Send(message.into()))))
         })
     })

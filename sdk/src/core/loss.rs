@@ -1,5 +1,7 @@
 //! Events that were not delivered, counted by reason.
 
+use core::fmt;
+
 /// Why the client dropped events.
 ///
 /// The names on the wire are listed in `sdk/tests/wire/reasons.json`, which tests in Rust and TypeScript compare with
@@ -40,8 +42,15 @@ impl Reason {
 }
 
 /// A number of events for each [`Reason`].
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub struct Losses([u64; Reason::ALL.len()]);
+
+impl fmt::Debug for Losses {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lost = Reason::ALL.into_iter().filter(|reason| self.of(*reason) > 0);
+        f.debug_map().entries(lost.map(|reason| (reason.as_str(), self.of(reason)))).finish()
+    }
+}
 
 impl Losses {
     /// No losses.
