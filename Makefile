@@ -51,7 +51,7 @@ lint:
 	cargo clippy --workspace --all-features -- -D warnings
 	cargo clippy --workspace --all-targets --all-features -- -D warnings -A clippy::unwrap_used
 	cargo clippy --package tallymark --no-default-features -- -D warnings
-	for feature in client rustls spool gzip tower; do \
+	for feature in client rustls bundled-roots spool gzip tower; do \
 		cargo clippy --quiet --package tallymark --no-default-features --features $$feature -- -D warnings; \
 	done
 	cargo clippy --package tallymark-collector --no-default-features --features server -- -D warnings

@@ -158,10 +158,16 @@
 //! | `rustls` | yes | `https`; without it, `http` only or [your own HTTP client](Builder::http_client) |
 //! | `spool` | yes | the spool in a directory |
 //! | `gzip` | | compressed bodies |
-//! | `tower` | | [`TrackPageViews`], a layer for axum and other tower services |
+//! | `tower` | | `TrackPageViews`, a layer for axum and other tower services |
+//! | `bundled-roots` | | Mozilla's root certificates, for `https` on machines without any, such as slim containers |
 //!
 //! Without features the crate is the core: events, wire types, outbox and queue. It depends on `serde`, `serde_json` and
 //! `uuid`, does no I/O, and compiles to `wasm32-unknown-unknown`, where the browser tracker uses it.
+//!
+//! # Supported Rust versions
+//!
+//! Rust 1.89 or newer. The crate uses file locks, which were stabilised in 1.89, and `uuid` needs the same version. Each
+//! change is built with Rust 1.95; for older versions, clippy checks that the standard library has what the crate uses.
 
 #[cfg(feature = "client")]
 mod client;
