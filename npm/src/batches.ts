@@ -2,7 +2,7 @@
 // in memory otherwise. The format is that of `body.rs` in the Rust crate: one event per line.
 
 import { bytes, timeOf, uuid } from "./event.js";
-import type { Storage } from "./storage.js";
+import { BATCH, type Storage } from "./storage.js";
 
 /** Why events are dropped, in the order of the core's `Reason`. */
 export const REASONS = ["queue_full", "expired", "refused", "too_large", "storage", "invalid"];
@@ -25,6 +25,8 @@ interface Batch {
   events: number;
   /** Whether it is in storage. If not, it is lost when the page ends. */
   stored: boolean;
+  /** Whether it was saved before. */
+  begun?: boolean;
 }
 
 /** Batches have numbers above 0; 0 and `false` mean that it failed. */
@@ -52,8 +54,8 @@ export interface Batches {
   endEarly(): void;
   /** Writes what has changed. Called when a task ends and not for each event, because writing is slow. */
   save(): void;
-  /** Takes over the batches of a lane. Also returns how many could not be read. */
-  adopt(lane: string): [found: number[], corrupt: number];
+  /** Takes over the batches of a lane. Also returns how many could not be read, and the events dropped to make room. */
+  adopt(lane: string): [found: number[], corrupt: number, dropped: number];
   /** Forgets what is in storage, so that another page can adopt it. */
   leave(): void;
 }
@@ -138,10 +140,16 @@ export function createBatches(storage: Storage, lane: () => string): Batches {
       early = 0;
     },
     save() {
+      if (unsaved.size) storage.makeRoom();
       for (const number of unsaved) {
         const batch = all.get(number);
         if (!batch?.stored) continue;
-        batch.stored = storage.set(batch.name, batch.text);
+        if (!batch.begun) {
+          batch.begun = true;
+          // Not into the last of the quota: the application may need that.
+          batch.stored = storage.set(batch.name, batch.text + " ".repeat(2 * BATCH));
+        }
+        batch.stored &&= storage.set(batch.name, batch.text);
         // A stored beginning must not be taken for the whole batch.
         if (!batch.stored) storage.set(batch.name);
       }
@@ -154,15 +162,20 @@ export function createBatches(storage: Storage, lane: () => string): Batches {
         .sort();
       const found: number[] = [];
       let corrupt = 0;
+      let dropped = 0;
       for (const name of names) {
         // A part beside its whole was never sent: the page ended while it divided the batch.
         const partial = PART.test(name) && names.includes(name.replace(PART, ""));
-        const batch = partial ? undefined : read(name);
+        const evicted = Math.max(-Number(storage.get(name)), 0) || 0;
+        const batch = partial || evicted ? undefined : read(name);
         if (batch) found.push(add(batch));
         else storage.set(name);
-        if (!batch && !partial) corrupt++;
+        if (!partial) {
+          dropped += evicted;
+          if (!batch && !evicted) corrupt++;
+        }
       }
-      return [found, corrupt];
+      return [found, corrupt, dropped];
     },
     leave() {
       self.save();

@@ -15,13 +15,15 @@ export interface Permission {
 
 /** The opt-out is stored, the consent is not: the site states it on every page. */
 export function createPermission({ consent, gpc, dnt }: CheckedOptions, storage: Storage): Permission {
-  /** For when nothing can be stored. */
   let optedOut = false;
   const self: Permission = {
     disabledReason() {
       const { globalPrivacyControl, doNotTrack } = navigator as { globalPrivacyControl?: boolean; doNotTrack?: string };
-      // Another tab may have stored it.
-      if (optedOut || storage.get("out")) return "opted_out";
+      // Another tab may have changed it. If it is gone, the application has cleared the storage.
+      const stored = storage.get("out");
+      if (stored) optedOut = stored === "1";
+      else if (optedOut) storage.set("out", "1");
+      if (optedOut) return "opted_out";
       if (gpc && globalPrivacyControl) return "gpc";
       if (dnt && doNotTrack === "1") return "dnt";
       return consent === "denied" ? "denied" : null;
@@ -32,7 +34,7 @@ export function createPermission({ consent, gpc, dnt }: CheckedOptions, storage:
     },
     setOptedOut(out) {
       optedOut = out;
-      storage.set("out", out ? "1" : "");
+      storage.set("out", out ? "1" : "0");
     },
   };
   return self;

@@ -4,6 +4,8 @@
 import type * as Wasm from "../build/tracker_bg.wasm.js";
 import type { Batches } from "./batches.js";
 import { bytes } from "./event.js";
+import type { Locks } from "./locks.js";
+import type { Storage } from "./storage.js";
 
 /** The functions of tracker-wasm. */
 type Exports = typeof Wasm;
@@ -27,8 +29,12 @@ export type Instantiate = (imports: { host: Host }) => Exports | Promise<Exports
 /** Where the built core comes from. */
 export interface Source {
   wasm(): BufferSource | Promise<BufferSource>;
-  /** fallback.js: the same as a script, and the texts for the console. */
-  script(): Promise<{ instantiate: Instantiate; explain(topic: string, tag: boolean, details: unknown[]): void }>;
+  /** fallback.js: the same as a script, and what else is rarely needed. */
+  script(): Promise<{
+    instantiate: Instantiate;
+    explain(topic: string, tag: boolean, details: unknown[]): unknown;
+    createLeases(storage: Storage, holder: string): Locks;
+  }>;
   /** Whether the options are attributes of a script tag. */
   tag?: true;
 }

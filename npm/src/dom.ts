@@ -32,3 +32,12 @@ export function listen(...listener: Listener): void {
   listeners.push(listener);
   add(listener);
 }
+
+/**
+ * Runs code outside of the zones of zone.js: timers and requests begun in Angular's zone would make the application wait for
+ * them and check for changes.
+ */
+export function outsideZones<T>(act: () => T): T {
+  const { Zone } = globalThis as { Zone?: { root?: { run(act: () => T): T } } };
+  return Zone?.root ? Zone.root.run(act) : act();
+}

@@ -3,15 +3,19 @@
 import { createBatches } from "./batches.js";
 import type { Report } from "./console.js";
 import { type Core, loadCore, type Source } from "./core.js";
+import { fromDocument, outsideZones } from "./dom.js";
 import { createLanes } from "./lanes.js";
+import type { CheckedOptions } from "./options.js";
 import { newCounts, QUEUE_FULL, readCore, STORAGE, statusOf } from "./status.js";
 import type { Storage } from "./storage.js";
-import type { Post } from "./transport.js";
+import { type Post, REDIRECT } from "./transport.js";
 import type { Status } from "./types.js";
 
 /** After so many requests in a row without an answer, something blocks them; in milliseconds, how long that is assumed. */
 const BLOCKED = 8;
 const BLOCKED_MS = 5 * 60_000;
+/** How often to try while the browser says that it is offline, in milliseconds. */
+const OFFLINE_MS = 60_000;
 
 export interface Driver {
   /** Starts to store and send. Returns whether that is new. */
@@ -38,7 +42,14 @@ export interface Driver {
 }
 
 /** `prefix` is for the names of locks. */
-export function createDriver(storage: Storage, prefix: string, source: Source, post: Post, report: Report): Driver {
+export function createDriver(
+  { endpoint, username, debug }: CheckedOptions,
+  storage: Storage,
+  prefix: string,
+  source: Source,
+  post: Post,
+  report: Report,
+): Driver {
   const batches = createBatches(storage, () => lanes.current());
   let counts = newCounts();
   let core: Core | undefined;
@@ -47,6 +58,12 @@ export function createDriver(storage: Storage, prefix: string, source: Source, p
   let flushRequested = true;
   let pumpScheduled = false;
   let unanswered = 0;
+  /** The status of the last answer. */
+  let answered = 200;
+  /** The browser says that it is offline, but the collector has answered. */
+  let wronglyOffline = false;
+  /** When to send the next time although the browser is offline. */
+  let offlineUntil = 0;
   let timer: ReturnType<typeof setTimeout>;
 
   const fail = (why: "load" | "crash", error: unknown) => {
@@ -72,6 +89,7 @@ export function createDriver(storage: Storage, prefix: string, source: Source, p
     for (const batch of batches.all.values()) events += batch.events;
     return events;
   };
+  const offline = () => navigator.onLine === false && !wronglyOffline;
   /** For how long requests are considered blocked. Pages share this. */
   const blockedFor = (now: number) => {
     const rest = Number(storage.get("blocked")) - now;
@@ -79,31 +97,41 @@ export function createDriver(storage: Storage, prefix: string, source: Source, p
   };
 
   /** Does what the core asks for until it asks to wait. */
-  const pump = () => {
-    pumpScheduled = false;
-    use((core) => {
-      clearTimeout(timer);
-      if (flushRequested) core.flush();
-      flushRequested = false;
-      // The `online` event calls this again.
-      if (navigator.onLine === false) return;
-      const now = core.now();
-      let then = now + blockedFor(Date.now());
-      while (then <= now) {
-        then = core.poll(now);
-        if (then < 0) send(-then);
-      }
-      if (then < Infinity) timer = setTimeout(pump, then - now);
+  const pump = () =>
+    outsideZones(() => {
+      pumpScheduled = false;
+      leaveLost();
+      use((core) => {
+        clearTimeout(timer);
+        if (flushRequested) core.flush();
+        flushRequested = false;
+        const wall = Date.now();
+        let wait = blockedFor(wall);
+        if (offline() && batches.all.size) {
+          // Browsers are wrong about this at times.
+          if (wall < offlineUntil) wait = Math.min(offlineUntil - wall, OFFLINE_MS);
+          else offlineUntil = wall + OFFLINE_MS;
+        }
+        const now = core.now();
+        let then = now + wait;
+        while (then <= now) {
+          then = core.poll(now);
+          if (then < 0) send(-then);
+        }
+        if (then < Infinity) timer = setTimeout(pump, then - now);
+      });
+      batches.save();
     });
-    batches.save();
-  };
   const send = (batch: number) => {
     const sender = core;
     batches.save();
-    post(batches.body(batch)).then(({ status, retryAfter = NaN, accepted = 0, rejected = 0, retry = [] }) => {
+    post(batches.body(batch)).then(({ status, response, retryAfter = NaN, accepted = 0, rejected = 0, retry = [] }) => {
       // The page was left in the meantime, and another one may have adopted the batch.
       if (core !== sender) return;
-      unanswered = status < 0 && !document.hidden ? unanswered + 1 : 0;
+      if (debug && status !== answered && status !== 200) report("answer", status, username, endpoint, response);
+      answered = status;
+      wronglyOffline = status >= 0;
+      unanswered = status < 0 && !fromDocument("hidden") && !offline() ? unanswered + 1 : 0;
       if (unanswered >= BLOCKED) storage.set("blocked", String(Date.now() + BLOCKED_MS));
       else if (status >= 0) storage.set("blocked");
       use((core) => core.answer(core.now(), batch, Math.max(status, 0), retryAfter, accepted, rejected, retry));
@@ -119,14 +147,22 @@ export function createDriver(storage: Storage, prefix: string, source: Source, p
       for (const batch of numbers)
         core.adopt(batch, batches.madeAt(batch), batches.all.get(batch)!.events, batches.size(batch));
     });
-  const lanes = createLanes(storage, prefix, (lane) => {
-    const [found, corrupt] = batches.adopt(lane);
+  const lanes = createLanes(storage, prefix, source, (lane) => {
+    const [found, corrupt, dropped] = batches.adopt(lane);
     for (const batch of found) counts.adopted += batches.all.get(batch)!.events;
-    counts.adopted += corrupt;
+    counts.adopted += corrupt + dropped;
     if (corrupt) drop(STORAGE, corrupt);
+    if (dropped) drop(QUEUE_FULL, dropped);
     handOver(found);
     pump();
   });
+
+  /** Without Web Locks, other pages adopt the lanes of a page that was frozen for long. It begins a new one. */
+  const leaveLost = () => {
+    if (!lanes.lost()) return;
+    self.close();
+    self.open();
+  };
 
   const self: Driver = {
     open() {
@@ -148,6 +184,7 @@ export function createDriver(storage: Storage, prefix: string, source: Source, p
     },
     isOpen: () => open,
     add(now, event) {
+      leaveLost();
       counts.made++;
       if (core) use((core) => core.push(now, event));
       else if (!batches.addEarly(now, event)) drop(QUEUE_FULL, 1);
@@ -191,8 +228,9 @@ export function createDriver(storage: Storage, prefix: string, source: Source, p
     status(held) {
       use((core) => readCore(counts, core));
       const status = statusOf(counts, held, batched());
+      if (answered === REDIRECT) status.paused = "redirected";
       if (blockedFor(Date.now())) status.paused = "blocked";
-      if (navigator.onLine === false) status.paused = "offline";
+      if (offline()) status.paused = "offline";
       return { ...status, ready: !!core, failed };
     },
   };

@@ -22,22 +22,38 @@ const FIELDS = {
 const KEYS = { page_view: "url", button_click: "button_id", custom: "name" } as const;
 const EVENT_BYTES = 32 * 1024;
 
-const encoder = new TextEncoder();
+/** The length of a character in UTF-8: surrogate pairs have 4 bytes, lone surrogates become a character of 3. */
+const width = (char: string): number => (char < "\x80" ? 1 : char < "\u0800" ? 2 : char.length + 2);
 
-/** The UTF-8 bytes of a text. */
-export const utf8 = (text: string): Uint8Array<ArrayBuffer> => encoder.encode(text);
-
-/** The length of a text in UTF-8. Most texts are ASCII, which needs no encoding. */
-export const bytes = (text: string): number => (/[^\0-\x7f]/.test(text) ? utf8(text).length : text.length);
+/** The length of a text in UTF-8. */
+export function bytes(text: string): number {
+  // Most texts are ASCII.
+  if (!/[^\0-\x7f]/.test(text)) return text.length;
+  let size = 0;
+  for (const char of text) size += width(char);
+  return size;
+}
 
 /** Cuts a text to the limit of its field, at a character boundary. */
-export const cut = (field: keyof typeof FIELDS, text: string): string =>
-  text.length * 3 > FIELDS[field] ? text.slice(0, encoder.encodeInto(text, new Uint8Array(FIELDS[field])).read) : text;
+export function cut(field: keyof typeof FIELDS, text: string): string {
+  if (text.length * 3 <= FIELDS[field]) return text;
+  let end = 0;
+  let size = 0;
+  for (const char of text) {
+    size += width(char);
+    if (size > FIELDS[field]) break;
+    end += char.length;
+  }
+  return text.slice(0, end);
+}
+
+/** The length of an id made here. */
+export const ID_LENGTH = 36;
 
 /** A UUIDv7. It begins with the time, so ids sort by time. */
 export function uuid(now: number): string {
   const hex = (digits: number, number: number) => number.toString(16).padStart(digits, "0");
-  const time = hex(12, now);
+  const time = hex(12, Math.floor(now));
   const [a, b, ...rest] = crypto.getRandomValues(new Uint16Array(5));
   const tail = rest.map((number) => hex(4, number)).join("");
   return `${time.slice(0, 8)}-${time.slice(8)}-7${hex(3, a & 0xfff)}-${hex(4, (b & 0x3fff) | 0x8000)}-${tail}`;
@@ -46,20 +62,25 @@ export function uuid(now: number): string {
 /** The time in an id. */
 export const timeOf = (id: string): number => parseInt(id.slice(0, 8) + id.slice(9, 13), 16);
 
+/** Prototype.js makes texts of arrays. */
+function plainArrays(this: Record<string, unknown>, key: string, value: unknown) {
+  return Array.isArray(this[key]) ? this[key] : value;
+}
+
 /** Encodes an event. Throws a code that says what is wrong with it, such as `name_too_long`. */
 export function encode(event: TrackedEvent): string {
   const key = KEYS[event.event_type];
   if (!event[key]) throw key + "_missing";
   const fields: string[] = [];
-  for (const name in FIELDS) {
-    const field = name as keyof typeof FIELDS;
+  // Not `for in`: a page may have added to Object.prototype.
+  for (const field of Object.keys(FIELDS) as (keyof typeof FIELDS)[]) {
     const value = event[field];
     if (value == null) continue;
     if (FIELDS[field]) {
       if (typeof value !== "string") throw "invalid_event";
       if (cut(field, value) !== value) throw field + "_too_long";
     }
-    const json = JSON.stringify(value);
+    const json = JSON.stringify(value, "toJSON" in [] ? plainArrays : undefined);
     if (field === "properties" && json?.[0] !== "{") throw "invalid_properties";
     fields.push(`"${field}":${json}`);
   }

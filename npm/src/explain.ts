@@ -11,7 +11,15 @@ const EXPECTED: Record<string, string> = {
   beforeSend: "a function, which only createTracker can be given",
 };
 for (const name of [
-  ...["pageViews", "hash", "whenVisible", "trackClicks", "anonymousId", "gpc", "dnt", "disabled", "debug"],
+  "pageViews",
+  "hash",
+  "whenVisible",
+  "trackClicks",
+  "anonymousId",
+  "gpc",
+  "dnt",
+  "disabled",
+  "debug",
 ]) {
   EXPECTED[name] = "true or false";
 }
@@ -30,7 +38,7 @@ function shown(value: unknown): string {
 type Line = [text: string, level?: "warn" | "error"];
 
 /** Each topic's text. `label` is how the page spells an option. */
-const TOPICS: Record<string, (label: (name: string) => string, ...details: never[]) => Line> = {
+const TOPICS: Record<string, (label: (name: string) => string, ...details: never[]) => Line | Promise<Line>> = {
   /** An option is wrong, and `used` applies instead. */
   option(label, name: string, value: unknown, used: unknown) {
     const expected = EXPECTED[name];
@@ -64,9 +72,13 @@ const TOPICS: Record<string, (label: (name: string) => string, ...details: never
   taken: () => [
     "window.tallymark is something else in this page. Page views and clicks are recorded; to call the tracker, rename that variable.",
   ],
-  differs: (label, site: string, names: string[]) => [
-    `this page starts two trackers for ${site} with a different ${names.map((name) => `\`${label(name)}\``).join(", ")}. The first one applies to both; remove one, or make the options equal.`,
-  ],
+  differs(label, site: string, first: Record<string, unknown>, second: Record<string, unknown>) {
+    const names = Object.keys(first).filter((name) => String(first[name]) !== String(second[name]));
+    const labels = names.map((name) => `\`${label(name)}\``).join(", ");
+    return [
+      `this page starts two trackers for ${site} with a different ${labels}. The options of the first apply; remove one, or make the options equal.`,
+    ];
+  },
   identify: (_, value: unknown) => [
     `identify(${shown(value)}): expected a text or number of at most 128 bytes, or null. The events have no user_id.`,
   ],
@@ -87,40 +99,47 @@ const TOPICS: Record<string, (label: (name: string) => string, ...details: never
     return [`an event was dropped: ${code}${field && field in LIMITS ? `, the limit is ${LIMITS[field]} bytes` : ""}.`];
   },
   ignored: (_, problem: unknown) => [`${problem}. The event is recorded without it.`],
-  /** The collector cannot be used, with `debug`. */
-  answer(_, status: number, site: string, endpoint: string, code?: string, reachable?: boolean) {
-    const page = location.origin;
-    const origin = `the collector does not know the origin ${page} of this page: add it with \`tallymark-collector site set ${site} --origin ${page}\``;
+  worker: () => [
+    "there is no page to track in a worker: create the tracker in the page, and send it messages from here.",
+  ],
+  /** The collector did not accept a batch, with `debug`. */
+  async answer(_, status: number, site: string, endpoint: string, response?: Response) {
+    const known = `\`tallymark-collector site set ${site} --origin ${location.origin}\``;
     if (status === 401)
-      return [`the collector refuses the username "${site}" with this key (401): correct \`username\` and \`key\`.`];
-    if (status === 403)
+      return [`the collector refuses the username "${site}" with this key (401). Correct \`username\` or \`key\`.`];
+    if (status === 403) {
+      const { code, detail } = await response!.json().catch(() => ({}));
       return [
-        code && code !== "origin_not_allowed"
-          ? `the collector refuses the key of "${site}" (403 ${code}).`
-          : `${origin}.`,
+        !code || code === "origin_not_allowed"
+          ? `the collector does not know the origin ${location.origin} (403). Add it: ${known}.`
+          : `the collector refuses "${site}" (403 ${code}${detail ? `: ${detail}` : ""}).`,
       ];
+    }
     if (status === 300)
       return [
-        `${endpoint} answers with a redirect, as logins do: correct \`endpoint\`, or set \`credentials\` if the collector is behind a login.`,
+        `${endpoint} redirects, as logins do. Correct \`endpoint\`, or set \`credentials\` if a login is in front of the collector.`,
       ];
-    if (status === 404) return [`there is no collector at ${endpoint} (404): correct \`endpoint\`.`];
+    if (status === 404) return [`there is no collector at ${endpoint} (404). Correct \`endpoint\`.`];
     if (status >= 0)
       return [
-        `the collector at ${endpoint} answers ${status || "something else than a receipt"}. Events are stored and retried.`,
+        `${endpoint} answers ${status ? `with status ${status}` : "with something that is not a receipt"}. Events are stored, and sent again.`,
       ];
-    if (reachable)
-      return [
-        `the collector at ${endpoint} answers, but not to this page. Perhaps ${origin}. Otherwise, something in the browser blocks the requests.`,
-      ];
+    const reached = await fetch(`${endpoint}/health`, {
+      mode: "no-cors",
+      credentials: "omit",
+      cache: "no-store",
+    }).catch(() => null);
     return [
-      `no answer from ${endpoint}: the collector is down, the address is wrong, or something in the browser blocks the requests. Events are stored and retried.`,
+      reached
+        ? `the collector at ${endpoint} is running, but this page may not use it. If it does not know the origin ${location.origin}, add it: ${known}. Otherwise something in the browser blocks the requests.`
+        : `no answer from ${endpoint}. The collector is down, the address is wrong, or something in the browser or the page's policy blocks the requests. Events are stored, and sent again.`,
     ];
   },
 };
 
 /** Writes the line of a topic. `tag` says that the options are attributes. */
-export function explain(topic: string, tag: boolean, details: unknown[]): void {
+export async function explain(topic: string, tag: boolean, details: unknown[]): Promise<void> {
   const attribute = (name: string) => "data-" + name.replace(/[A-Z]/g, (letter) => "-" + letter.toLowerCase());
-  const [text, level = "warn"] = TOPICS[topic](tag ? attribute : String, ...(details as never[]));
+  const [text, level = "warn"] = await TOPICS[topic](tag ? attribute : String, ...(details as never[]));
   console[level](`tallymark: ${text}`);
 }

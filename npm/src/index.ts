@@ -1,6 +1,8 @@
 // The package's API: createTracker and its types.
 
+import { reporter } from "./console.js";
 import type { Source } from "./core.js";
+import { inertTracker } from "./inert.js";
 import { obtainTracker } from "./registry.js";
 import type { AnyEvents, Options, Tracker } from "./types.js";
 
@@ -8,6 +10,8 @@ export type { AnyEvents, Consent, Options, Status, TrackedEvent, Tracker, View }
 
 /** The wasm in hexadecimal, defined by build.mjs. */
 declare const WASM: string;
+/** In workers only. */
+declare const importScripts: unknown;
 
 // The wasm is inside the module and the fallback is an import, because every bundler supports that without configuration.
 const source: Source = {
@@ -25,5 +29,10 @@ const source: Source = {
  * tracker.track("charge", { value: 100 });
  */
 export function createTracker<Events = AnyEvents>(options: Options): Tracker<Events> {
+  if (typeof document === "undefined") {
+    // A server needs no line about that.
+    if (typeof importScripts === "function") reporter(source)("worker");
+    return inertTracker() as Tracker<Events>;
+  }
   return obtainTracker(Object(options), source) as Tracker<Events>;
 }

@@ -1,20 +1,18 @@
 // Lanes: each page writes its batches in a lane of its own, which no other page touches while this one lives. Pages
 // adopt the lanes of pages that are gone.
 
+import type { Source } from "./core.js";
 import { timeOf, uuid } from "./event.js";
+import { type Locks, leaseOf, STALE } from "./locks.js";
 import type { Storage } from "./storage.js";
 
 /** A page requests its lane's lock when the lane begins. A lane younger than this may not have it yet. In milliseconds. */
 const YOUNG = 10_000;
-/** Without Web Locks: how often a page renews its lease, and how long that is valid. Timers of hidden pages are slow. */
-const BEAT = 10_000;
-const LEASE = 180_000;
-/** Without Web Locks: how long a page waits to see whether another one claims the same lane. */
-const CLAIM = 500;
-
 export interface Lanes {
   /** The lane to write in. It begins when it is first needed. */
   current(): string;
+  /** Whether other pages may have adopted the lanes, because this one was frozen for long and there are no Web Locks. */
+  lost(): boolean;
   /** Adopts the lanes of pages that are gone: now, and once more when young lanes are old enough. */
   adopt(first?: boolean): void;
   /** Releases all lanes when they are empty: browsers do not put a page that holds a lock into the back/forward cache. */
@@ -24,78 +22,66 @@ export interface Lanes {
 }
 
 /** `onAdopt` gets the name of each adopted lane. The names of locks begin with `prefix`. */
-export function createLanes(storage: Storage, prefix: string, onAdopt: (lane: string) => void): Lanes {
-  const locks = globalThis.navigator?.locks;
+export function createLanes(storage: Storage, prefix: string, source: Source, onAdopt: (lane: string) => void): Lanes {
+  const webLocks = navigator.locks as Locks | undefined;
+  const holder = uuid(Date.now());
   let own = "";
   let held: string[] = [];
   let releases: (() => void)[] = [];
   /** Changes when the page leaves its lanes. What began before then no longer applies. */
   let epoch = {};
   let timer: ReturnType<typeof setTimeout>;
-  let beat: ReturnType<typeof setInterval>;
 
   const hold = (lane: string) => {
     held.push(lane);
     return new Promise<void>((resolve) => releases.push(resolve));
   };
-  const renew = () => {
-    for (const lane of held) storage.set(lane, String(Date.now()));
+  const request = async (lane: string, ifAvailable: boolean, callback: (lock: unknown) => unknown) => {
+    try {
+      if (webLocks) await webLocks.request(prefix + lane, { ifAvailable }, callback);
+      // Pages without HTTPS have no Web Locks.
+      else await (await source.script()).createLeases(storage, holder).request(lane, { ifAvailable }, callback);
+    } catch {
+      // Locks can be refused.
+    }
   };
 
   const self: Lanes = {
     current() {
       if (!own) {
-        own = uuid(Date.now());
-        const lane = own;
-        if (locks) {
-          // In a microtask, because the request takes longer than the rest of the call.
-          queueMicrotask(() => {
-            locks.request(prefix + lane, () => (own === lane ? hold(lane) : undefined)).catch(() => {});
-          });
-        } else {
-          hold(lane);
-          renew();
-          clearInterval(beat);
-          beat = setInterval(renew, BEAT);
-        }
+        const lane = uuid(Date.now());
+        own = lane;
+        // Later, because the request takes longer than the rest of the call.
+        queueMicrotask(() => request(lane, false, () => own === lane && hold(lane)));
       }
       return own;
     },
+    lost: () =>
+      !webLocks &&
+      [own, ...held].some((lane) => {
+        const [at, by = holder] = leaseOf(storage, lane);
+        return by !== holder || Math.abs(Date.now() - at) > STALE;
+      }),
     adopt(first = true) {
       const began = epoch;
       let again = false;
       const lanes = storage.names().filter((name) => name[36] === "/");
       for (const lane of new Set(lanes.map((name) => name.slice(0, 36)))) {
-        if (held.includes(lane)) continue;
+        if (lane === own || held.includes(lane)) continue;
         const young = Math.abs(Date.now() - timeOf(lane)) < YOUNG;
         again ||= first || young;
         if (young) continue;
-        if (locks) {
-          locks
-            .request(prefix + lane, { ifAvailable: true }, (lock) => {
-              if (!lock || began !== epoch) return;
-              onAdopt(lane);
-              return hold(lane);
-            })
-            .catch(() => {});
-        } else if (Math.abs(Date.now() - Number(storage.get(lane) || timeOf(lane))) > LEASE) {
-          // If several pages claim it at once, the last one to write gets it.
-          const claim = String(Date.now() + Math.random());
-          storage.set(lane, claim);
-          setTimeout(() => {
-            if (began !== epoch || storage.get(lane) !== claim) return;
-            onAdopt(lane);
-            hold(lane);
-          }, CLAIM);
-        }
+        request(lane, true, (lock) => {
+          if (!lock || began !== epoch) return;
+          onAdopt(lane);
+          return hold(lane);
+        });
       }
       clearTimeout(timer);
       if (again) timer = setTimeout(() => self.adopt(false), YOUNG);
     },
     release() {
-      clearInterval(beat);
       for (const resolve of releases) resolve();
-      if (!locks) for (const lane of held) storage.set(lane);
       own = "";
       held = [];
       releases = [];

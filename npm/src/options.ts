@@ -6,77 +6,73 @@ import type { Consent, Options } from "./types.js";
 /** All options with their defaults. `endpoint` is absolute and has no slash at the end. */
 export type CheckedOptions = Required<Omit<Options, "beforeSend">> & { beforeSend: Options["beforeSend"] | null };
 
-/**
- * How an option is read: its default, or `undefined` if it is required; a function that converts a value, which may be the
- * text of an attribute, and returns `undefined` or throws if it is wrong; and what a wrong value becomes instead of the
- * default. What is expected of each option is said in `explain.ts`.
- */
-type Rule<T> = [initial: T | undefined, read: (value: unknown) => T | undefined, otherwise?: (value: unknown) => T];
+/** The values of `consent`. */
+export const CONSENTS: Consent[] = ["granted", "pending", "denied"];
 
-/** An attribute without a value means true. */
-const flag = (initial: boolean): Rule<boolean> => [
-  initial,
-  (value) => (String(value) === "false" ? false : /^(true)?$/.test(String(value)) || undefined),
-];
-const word = <T extends string>(...words: T[]): Rule<T> => [
-  words[0],
-  (value) => words.find((word) => word === String(value)),
-];
-const text = (value: unknown) => (typeof value === "string" ? value : undefined);
-
-const RULES: { [Name in keyof CheckedOptions]: Rule<CheckedOptions[Name]> } = {
-  // Without a scheme, "127.0.0.1:8787" would be a path. The page's `<base>` does not apply.
-  endpoint: [
-    undefined,
-    (value) =>
-      /^(https?:\/)?\/[^?#@]*$/i.test(value as string)
-        ? new URL(value as string, location.href).href.replace(/\/*$/, "")
-        : undefined,
-  ],
-  username: [undefined, text],
-  key: [undefined, (value) => (/^tms_/.test(value as string) ? undefined : text(value))],
-  pageViews: flag(true),
-  hash: flag(false),
-  whenVisible: flag(false),
-  trackClicks: flag(true),
-  anonymousId: flag(false),
-  sampleRate: [1, (value) => (Number(value) > 0 && Number(value) <= 1 ? Number(value) : undefined)],
-  // Nothing is stored without a clear yes.
-  consent: [
-    "granted",
-    word<Consent>("granted", "pending", "denied")[1],
-    (value) => (/^granted$/i.test(value as string) ? "granted" : "pending"),
-  ],
-  gpc: flag(true),
-  dnt: flag(false),
-  beforeSend: [null, (value) => (typeof value === "function" ? (value as CheckedOptions["beforeSend"]) : undefined)],
-  credentials: word("omit", "same-origin", "include"),
-  disabled: flag(false),
-  debug: flag(false),
+/** Every option with its default; `undefined` if it is required. What is expected of each is said in `explain.ts`. */
+const DEFAULTS: { [Name in keyof CheckedOptions]: CheckedOptions[Name] | undefined } = {
+  endpoint: undefined,
+  username: undefined,
+  key: undefined,
+  pageViews: true,
+  hash: false,
+  whenVisible: false,
+  trackClicks: true,
+  anonymousId: false,
+  sampleRate: 1,
+  consent: "granted",
+  gpc: true,
+  dnt: false,
+  beforeSend: null,
+  credentials: "omit",
+  disabled: false,
+  debug: false,
 };
 
-const UNKNOWN: Rule<null> = [null, () => undefined];
+/** Options that are one of these words. */
+const WORDS: { [name: string]: string[] | undefined } = {
+  consent: CONSENTS,
+  credentials: ["omit", "same-origin", "include"],
+};
+
+/** Converts a value, which may be the text of an attribute. Throws or returns `undefined` if it is wrong. */
+function read(name: string, value: unknown, initial: unknown): unknown {
+  const text = String(value);
+  // An attribute without a value means true.
+  if (initial === !!initial) return text === "false" ? false : /^(true)?$/.test(text) || undefined;
+  if (initial === 1) return Number(value) > 0 && Number(value) <= 1 ? Number(value) : undefined;
+  if (WORDS[name]) return WORDS[name].find((word) => word === text);
+  if (name === "beforeSend") return typeof value === "function" ? value : undefined;
+  // Without a scheme, "127.0.0.1:8787" would be a path. The page's `<base>` does not apply.
+  if (name === "endpoint" && /^(https?:\/)?\/[^?#@]*$/i.test(text))
+    return new URL(text, location.href).href.replace(/\/*$/, "");
+  if (name === "username" || (name === "key" && !/^tms_/.test(text)))
+    return typeof value === "string" ? value : undefined;
+}
 
 /** Returns `undefined` if a required option is missing or wrong. */
 export function checkOptions(given: object, report: Report): CheckedOptions | undefined {
   const checked: Record<string, unknown> = {};
   let complete = true;
-  for (const name of Object.keys({ ...RULES, ...given })) {
-    const known = Object.keys(RULES).includes(name);
-    const [initial, read, otherwise] = (known ? RULES[name as keyof CheckedOptions] : UNKNOWN) as Rule<unknown>;
+  for (const name of Object.keys({ ...DEFAULTS, ...given })) {
     const value = (given as Record<string, unknown>)[name];
-    const absent = value == null || (value === "" && initial === undefined);
+    // An unknown option has no right value.
+    let initial: unknown = null;
+    if (Object.keys(DEFAULTS).includes(name)) initial = DEFAULTS[name as keyof CheckedOptions];
+    const required = initial === undefined;
+    const absent = value == null || (required && value === "");
     let used: unknown;
     try {
-      if (!absent) used = read(value);
+      if (!absent) used = read(name, value, initial);
     } catch {
       // Wrong.
     }
-    if (absent ? initial === undefined : used === undefined) {
-      used = otherwise ? otherwise(value) : initial;
+    if (absent ? required : used === undefined) {
+      // Nothing is stored without a clear yes.
+      if (name === "consent" && !/^granted$/i.test(value as string)) initial = "pending";
       // A key must not get into the console.
-      report("option", name, name === "key" && !absent ? /^tms_/.test(value as string) && "secret" : value, used);
-      complete &&= used !== undefined;
+      report("option", name, name === "key" && !absent ? /^tms_/.test(value as string) && "secret" : value, initial);
+      complete &&= !required;
     }
     checked[name] = used ?? initial;
   }

@@ -1,8 +1,9 @@
 // Records events in their final form, with their time, and holds them until they may be stored.
 
 import type { Permission } from "./consent.js";
+import type { Report } from "./console.js";
 import type { Driver } from "./driver.js";
-import { encode, uuid } from "./event.js";
+import { cut, encode, ID_LENGTH, uuid } from "./event.js";
 import type { CheckedOptions } from "./options.js";
 import { createSession } from "./session.js";
 import { INVALID, QUEUE_FULL } from "./status.js";
@@ -15,7 +16,7 @@ const HELD = 1000;
 export interface Recorder {
   /** Records an event that happened at `now`. What is wrong with it is counted and reported. */
   record(now: number, type: TrackedEvent["event_type"], fields: () => Partial<TrackedEvent>): void;
-  identify(userId: string | null): void;
+  identify(userId: string | number | null): void;
   /** How many events are held. */
   held(): number;
   /** Passes the held events on: they may be stored now. */
@@ -25,11 +26,11 @@ export interface Recorder {
 }
 
 export function createRecorder(
-  { sampleRate, anonymousId, beforeSend }: CheckedOptions,
+  { sampleRate, anonymousId, beforeSend, debug }: CheckedOptions,
   permission: Permission,
   storage: Storage,
   driver: Driver,
-  warn: (problem: unknown) => void,
+  report: Report,
 ): Recorder {
   let session = createSession(storage);
   let held: [now: number, event: string][] = [];
@@ -37,14 +38,17 @@ export function createRecorder(
   let user: string | undefined;
 
   return {
-    record(now, event_type, fields) {
+    record(time, event_type, fields) {
+      // Some pages have a clock with fractions.
+      const now = Math.floor(time);
       if (permission.disabledReason()) return;
       try {
         const session_id = session(now);
         // The same decision for the whole visit.
         if (parseInt(session_id.slice(-8), 16) / 2 ** 32 >= sampleRate) return;
         if (anonymousId && !visitor) {
-          visitor = storage.get("visitor") || uuid(now);
+          visitor = storage.get("visitor") || "";
+          if (visitor.length !== ID_LENGTH) visitor = uuid(now);
           storage.set("visitor", visitor);
         }
         let event: ReturnType<NonNullable<typeof beforeSend>> = {
@@ -64,11 +68,13 @@ export function createRecorder(
         else if (held.push([now, json]) > HELD && held.shift()) driver.refuse(QUEUE_FULL);
       } catch (problem) {
         driver.refuse(INVALID);
-        warn(problem);
+        if (debug) report("refused", problem);
       }
     },
     identify(userId) {
-      user = userId || undefined;
+      const id = typeof userId === "number" ? String(userId) : userId || undefined;
+      user = typeof id === "string" && cut("user_id", id) === id ? id : undefined;
+      if (id !== user) report("identify", userId);
     },
     held: () => held.length,
     release() {

@@ -2,6 +2,7 @@
 
 import { reporter } from "./console.js";
 import type { Source } from "./core.js";
+import { outsideZones } from "./dom.js";
 import { inertTracker } from "./inert.js";
 import { type CheckedOptions, checkOptions } from "./options.js";
 import { type EarlyCall, type Running, startTracker } from "./tracker.js";
@@ -12,8 +13,8 @@ interface Entry extends Running {
   options?: CheckedOptions;
 }
 
-/** Elements of the page cannot have this name, and all copies know it. */
-const REGISTRY = Symbol.for("tallymark");
+/** Marks trackers and names their list: elements cannot have this name, and all copies of the package know it. */
+export const REGISTRY = Symbol.for("tallymark");
 
 const entries = (): Record<string, Entry> => {
   const page = globalThis as { [REGISTRY]?: Record<string, Entry> };
@@ -21,12 +22,8 @@ const entries = (): Record<string, Entry> => {
   return page[REGISTRY];
 };
 
-/** Whether a value is one of the trackers here. */
-export const isTracker = (value: unknown): boolean => Object.values(entries()).some(({ tracker }) => tracker === value);
-
 /** Starts a tracker, or returns the one for the same endpoint and username, and makes the early calls. Never throws. */
 export function obtainTracker(given: object, source: Source, early: EarlyCall[] = []): Tracker {
-  if (typeof document === "undefined") return inertTracker();
   const report = reporter(source);
   try {
     const options = checkOptions(given, report);
@@ -34,16 +31,18 @@ export function obtainTracker(given: object, source: Source, early: EarlyCall[] 
     if (options.disabled) return inertTracker({ disabledReason: "disabled" });
     const all = entries();
     const id = `${options.endpoint} ${options.username}`;
-    all[id] ||= { ...startTracker(options, source, report), options };
-    const first = all[id].options;
-    const names = Object.keys(options) as (keyof CheckedOptions)[];
-    const other = names.filter((name) => first && String(first[name]) !== String(options[name]));
-    if (other.length) {
-      report("differs", id, other);
+    if (!all[id]) {
+      all[id] = outsideZones(() => ({ ...startTracker(options, source, report), options }));
+      Object.assign(all[id].tracker, { [REGISTRY]: 1 });
+    }
+    const { options: first, tracker, replay } = all[id];
+    // Functions are compared by their code.
+    if (first && String(Object.values(first)) !== String(Object.values(options))) {
+      report("differs", id, first, options);
       all[id].options = undefined;
     }
-    all[id].replay(early);
-    return all[id].tracker;
+    replay(early);
+    return tracker;
   } catch (error) {
     report("crash", error);
     return inertTracker({ failed: "options" });

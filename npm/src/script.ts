@@ -3,7 +3,7 @@
 import { reporter } from "./console.js";
 import type { Source } from "./core.js";
 import { fromDocument } from "./dom.js";
-import { isTracker, obtainTracker } from "./registry.js";
+import { obtainTracker, REGISTRY } from "./registry.js";
 import type { EarlyCall } from "./tracker.js";
 
 /** Defined by build.mjs: the hash of the wasm, and what the core's imports and exports must be. */
@@ -42,5 +42,5 @@ if (script) {
   if (!current) report("module");
   const tracker = obtainTracker({ ...script.dataset }, source, early);
   if (!present || early) (window as { tallymark?: unknown })[NAME] = tracker;
-  else if (!isTracker(present)) report("taken");
+  else if (present !== tracker && !(REGISTRY in Object(present))) report("taken");
 }

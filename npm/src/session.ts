@@ -1,6 +1,6 @@
 // Visits: events less than half an hour apart share a session id, in all tabs of a site.
 
-import { uuid } from "./event.js";
+import { ID_LENGTH, uuid } from "./event.js";
 import type { Storage } from "./storage.js";
 
 /** How long a session lasts after its last event, and how precisely that time is stored; in milliseconds. */
@@ -17,7 +17,7 @@ export function createSession(storage: Storage): Session {
   return (now) => {
     // Another tab may have continued the session, or begun another.
     const [storedId, storedAt] = (storage.get("session") || "").split(" ");
-    if (+storedAt > activeAt) [id, activeAt] = [storedId, +storedAt];
+    if (+storedAt > activeAt && storedId.length === ID_LENGTH) [id, activeAt] = [storedId, +storedAt];
     // The absolute difference: a clock that was far ahead must not keep a session alive.
     if (!id || Math.abs(now - activeAt) > IDLE) [id, written] = [uuid(now), 0];
     activeAt = now;

@@ -7,7 +7,7 @@ import type { Source } from "./core.js";
 import { fromDocument, listen } from "./dom.js";
 import { createDriver } from "./driver.js";
 import { cut } from "./event.js";
-import type { CheckedOptions } from "./options.js";
+import { type CheckedOptions, CONSENTS } from "./options.js";
 import { watchPages } from "./pages.js";
 import { createRecorder } from "./recorder.js";
 import { openStorage } from "./storage.js";
@@ -38,8 +38,8 @@ export function startTracker(options: CheckedOptions, source: Source, report: Re
   const choice = openStorage(`${site}#`, () => true);
   const permission = createPermission(options, choice);
   const storage = openStorage(prefix, permission.granted);
-  const driver = createDriver(storage, prefix, source, post, report);
-  const recorder = createRecorder(options, permission, storage, driver, warn);
+  const driver = createDriver(options, storage, prefix, source, post, report);
+  const recorder = createRecorder(options, permission, storage, driver, report);
   /** Whether the page was shown. One that is prerendered may never be. */
   let shown = false;
 
@@ -71,6 +71,7 @@ export function startTracker(options: CheckedOptions, source: Source, report: Re
     track: (name, properties?) => recorder.record(clock(), "custom", () => ({ name: text(name), properties })),
     identify: recorder.identify,
     setConsent(consent) {
+      if (!CONSENTS.includes(consent)) return report("consent", consent);
       permission.setConsent(consent);
       if (consent === "denied") erase();
       else if (consent !== "granted" && driver.isOpen()) driver.close();
@@ -87,6 +88,7 @@ export function startTracker(options: CheckedOptions, source: Source, report: Re
     flush: driver.flush,
     status: () => ({ ...driver.status(recorder.held()), disabledReason: permission.disabledReason() }),
   });
+
   const tracker = methods(Date.now);
 
   const replay = (calls: EarlyCall[]) => {
@@ -110,6 +112,7 @@ export function startTracker(options: CheckedOptions, source: Source, report: Re
   listen(document, "visibilitychange", () => fromDocument("hidden") && tracker.flush());
   listen(window, "pagehide", () => {
     tracker.flush();
+    permission.disabledReason();
     if (driver.isOpen()) driver.suspend();
   });
   listen(window, "pageshow", (event: PageTransitionEvent) => {

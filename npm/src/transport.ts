@@ -1,6 +1,7 @@
 // Posts batches and reads the answers of the collector.
 
-import { utf8 } from "./event.js";
+import { fromDocument } from "./dom.js";
+import { bytes } from "./event.js";
 import type { CheckedOptions } from "./options.js";
 
 /** Bytes in flight when the page ends. Browsers allow 64 KiB to all scripts of a page together. */
@@ -8,10 +9,15 @@ const KEEPALIVE_BYTES = 60_000;
 /** The timeout of a request, in milliseconds. */
 const TIMEOUT = 30_000;
 
+/** The status of any redirect, which is not followed. */
+export const REDIRECT = 300;
+
 /** The result of a request. */
 export interface Answer {
   /** The HTTP status; 0 for a body that is not a receipt, -1 for no answer. */
   status: number;
+  /** If it is not a receipt. */
+  response?: Response;
   /** In milliseconds from now; NaN if the answer has none. */
   retryAfter?: number;
   accepted?: number;
@@ -24,12 +30,16 @@ export interface Answer {
 export type Post = (body: string) => Promise<Answer>;
 
 export function createPost({ endpoint, username, key, credentials }: CheckedOptions): Post {
-  const Authorization = "Basic " + btoa(String.fromCharCode(...utf8(`${username}:${key}`)));
+  // btoa() takes bytes.
+  const utf8 = encodeURIComponent(`${username}:${key}`).replace(/%(..)/g, (_, hex) =>
+    String.fromCharCode(parseInt(hex, 16)),
+  );
+  const Authorization = "Basic " + btoa(utf8);
   let inFlight = 0;
   let keepaliveWorks = false;
 
-  return async (text) => {
-    const body = utf8(text);
+  return async (body) => {
+    const size = bytes(body);
     const abort = new AbortController();
     const timer = setTimeout(() => abort.abort(), TIMEOUT);
     const request = (keepalive: boolean) =>
@@ -40,27 +50,30 @@ export function createPost({ endpoint, username, key, credentials }: CheckedOpti
         keepalive,
         cache: "no-store",
         credentials,
+        // Another address may answer anything.
+        redirect: "manual",
         referrerPolicy: "strict-origin",
         signal: abort.signal,
       });
     // Also while the page is visible: it may end while a request is in flight.
-    const keepalive = inFlight + body.length <= KEEPALIVE_BYTES;
-    const share = keepalive ? body.length : 0;
+    const keepalive = inFlight + size <= KEEPALIVE_BYTES;
+    const share = keepalive ? size : 0;
     inFlight += share;
     let status = -1;
     try {
       const response = await request(keepalive).catch((error) => {
         // Some engines refuse keepalive with a preflight, and other scripts use up the allowance.
-        if (!keepalive || keepaliveWorks || abort.signal.aborted || document.hidden) throw error;
+        if (!keepalive || keepaliveWorks || abort.signal.aborted || fromDocument("hidden")) throw error;
         return request(false);
       });
       keepaliveWorks ||= keepalive;
       status = 0;
+      if (response.type === "opaqueredirect") return { status: REDIRECT };
       if (response.status !== 200)
-        return { status: response.status, retryAfter: wait(response.headers.get("Retry-After")) };
+        return { status: response.status, response, retryAfter: wait(response.headers.get("Retry-After")) };
       const { batch_id, accepted, rejected, retry } = await response.json();
       // Captive portals, for example, answer 200 too.
-      return text.startsWith(`{"batch_id":"${batch_id}"`)
+      return body.startsWith(`{"batch_id":"${batch_id}"`)
         ? { status: 200, accepted, rejected: rejected.length, retry: [...retry] }
         : { status };
     } catch {

@@ -110,7 +110,7 @@ export interface Status {
   /** Events that the collector has rejected permanently. */
   rejected: number;
   /**
-   * Events dropped in the browser, by reason: `invalid` (bad arguments, or above a limit), `queue_full` (above a megabyte),
+   * Events dropped in the browser, by reason: `invalid` (bad arguments, or above a limit), `queue_full` (above 256 KiB),
    * `expired` (older than a week), `refused` and `too_large` (the collector can never accept the batch), `storage` (the
    * stored batch cannot be read).
    */
@@ -118,10 +118,11 @@ export interface Status {
   /** Events still to be delivered. */
   queued: number;
   /**
-   * Why nothing is sent: the key is wrong, or not allowed from this origin (retried after 5 minutes); the browser is
-   * offline; or something in the browser blocks the requests (retried after 5 minutes).
+   * Why nothing is sent: the key is wrong, or the origin is not allowed (retried after 5 minutes); the endpoint redirects, as
+   * logins do; the browser is offline (tried once a minute all the same); or something in the browser blocks the requests
+   * (retried after 5 minutes).
    */
-  paused: null | "unauthorized" | "forbidden" | "offline" | "blocked";
+  paused: null | "unauthorized" | "forbidden" | "redirected" | "offline" | "blocked";
   /** Why no events are made: the option `disabled`, or the visitor has opted out, sends a privacy signal, or has denied consent. */
   disabledReason: null | "disabled" | "opted_out" | "gpc" | "dnt" | "denied";
   /** Whether the core is running. Until then, events are stored and wait. */
@@ -158,11 +159,12 @@ export interface Tracker<Events = AnyEvents> {
   /**
    * Sets the `user_id` of the events from now on, until the page ends. `null` removes it.
    *
-   * @param userId The site's own id of the person, at most 128 bytes.
+   * @param userId The site's own id of the person: a number, or a text of at most 128 bytes. Anything else is reported, and
+   * the events have no `user_id`.
    */
-  identify(userId: string | null): void;
+  identify(userId: string | number | null): void;
   /**
-   * Sets the visitor's decision. `"granted"` stores and sends the events that were held; `"denied"` discards them and
+   * Sets the visitor's decision; any other value is reported and changes nothing. `"granted"` stores and sends the events that were held; `"denied"` discards them and
    * everything stored.
    */
   setConsent(consent: Consent): void;

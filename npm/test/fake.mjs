@@ -22,6 +22,7 @@ const program = (file, options) => {
 };
 /** Pages of earlier browsers are dead: what they have begun must not disturb the next test. */
 let latest;
+const fallback = await import(dist("fallback.js"));
 const runModule = program("index.js", { format: "iife", globalName: "exported" });
 const runFallback = program("fallback.js", { format: "iife", globalName: "exported" });
 const runTag = program("tallymark.js", {});
@@ -154,6 +155,8 @@ export function browser(changes = {}) {
     answer: (batch) => receipt(batch),
     load: undefined,
     fallback: undefined,
+    /** Whether the collector answers requests without CORS. */
+    healthy: false,
     locks: true,
     wasm: true,
     quota: Infinity,
@@ -188,6 +191,7 @@ export function browser(changes = {}) {
     prerendering = false,
   } = {}) {
     const timers = new Set();
+    let frozen;
     const page = Object.assign(new EventTarget(), { gone: false });
     const ifAlive =
       (act) =>
@@ -218,14 +222,17 @@ export function browser(changes = {}) {
       performance: { now: () => Date.now() },
       async importScript() {
         await self.fallback?.();
-        return { ...(await import(dist("fallback.js"))), explain: runFallback(page).explain };
+        // What uses the page must run in it.
+        const { explain, createLeases } = runFallback(page);
+        return { ...fallback, explain, createLeases };
       },
       setTimeout: (act, wait = 0) => {
-        const timer = setTimeout(() => void (timers.delete(timer) && ifAlive(act)()), wait);
+        const run = () => void (timers.delete(timer) && ifAlive(act)());
+        const timer = setTimeout(() => (frozen ? frozen.push(run) : run()), wait);
         timers.add(timer);
         return timer;
       },
-      setInterval: (act, wait) => setInterval(ifAlive(act), wait),
+      setInterval: (act, wait) => setInterval(() => frozen || ifAlive(act)(), wait),
       // Node's mock can clear another timer when this one is over.
       clearTimeout: (timer) => void (latest === self && timers.delete(timer) && clearTimeout(timer)),
       clearInterval: (timer) => void (latest === self && clearInterval(timer)),
@@ -241,8 +248,9 @@ export function browser(changes = {}) {
     page.globalThis = page.window = page;
     async function fetch(url, init) {
       if (page.gone) return never;
+      if (String(url).endsWith("/health")) return self.healthy ? status(200) : Promise.reject(new TypeError("failed"));
       if (String(url).endsWith(".wasm")) return (await self.load?.()) ?? new Response(wasm);
-      const text = new TextDecoder().decode(init.body);
+      const text = init.body;
       const batch = JSON.parse(text);
       self.requests.push({ url, init, text, batch, at: Date.now() });
       return self.answer(batch, self.requests.length - 1, init);
@@ -292,6 +300,17 @@ export function browser(changes = {}) {
         page.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
         document.dispatchEvent(new Event("visibilitychange"));
       },
+      /** The number of timeouts that are pending. */
+      timers: () => timers.size,
+      /** The page is frozen without any event: its timers do not run until the returned function is called. */
+      freeze() {
+        frozen = [];
+        return () => {
+          const late = frozen;
+          frozen = undefined;
+          for (const act of late) act();
+        };
+      },
       /** The page ends without any event. */
       crash() {
         page.gone = true;
@@ -299,7 +318,8 @@ export function browser(changes = {}) {
       },
       close() {
         page.hide();
-        page.crash();
+        // After the microtasks of the listeners.
+        setImmediate(page.crash);
       },
       emit: (name) => page.dispatchEvent(new Event(name)),
       press(attributes) {

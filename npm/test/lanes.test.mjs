@@ -190,7 +190,7 @@ for (const locks of [true, false]) {
         const act = roll(12);
         if (act < 5)
           for (let event = roll(30); event >= 0; event--)
-            one.tracker.track(`${made++}`, { text: "x".repeat(roll(400)) });
+            one.tracker.track(`${made++}`, { text: "x".repeat(roll(50)) });
         else if (act === 5 && pages.length < 6) pages.push(open());
         else if (act === 6 || act === 7) {
           if (act === 6) one.page.close();

@@ -65,7 +65,8 @@ test("source maps contain their sources", () => {
   for (const file of FILES.filter((file) => file.endsWith(".map"))) {
     const { sources, sourcesContent } = JSON.parse(readFileSync(new URL("dist/" + file, cwd), "utf8"));
     assert.ok(
-      sources.length && sources.every((source, at) => /^\.\.\/(src\/\w+\.ts|build\/core\.js)$/.test(source) && sourcesContent[at]),
+      sources.length &&
+        sources.every((source, at) => /^\.\.\/(src\/\w+\.ts|build\/core\.js)$/.test(source) && sourcesContent[at]),
       String(sources),
     );
   }

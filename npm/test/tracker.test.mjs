@@ -243,8 +243,6 @@ test("bad arguments never throw, are counted, and are reported with `debug`", as
     (tracker) => tracker.pageView({ title: 7 }),
     (tracker) => tracker.pageView(null),
     (tracker) => tracker.pageView(hostile),
-    (tracker) => (tracker.identify(7), tracker.track("n"), tracker.identify(null)),
-    (tracker) => (tracker.identify("u".repeat(129)), tracker.track("n"), tracker.identify(null)),
   ];
   const { site, tracker } = await start({ debug: true });
   for (const call of bad) {
@@ -259,6 +257,7 @@ test("bad arguments never throw, are counted, and are reported with `debug`", as
     { made: bad.length + 1, delivered: 1, dropped: { invalid: bad.length } },
   );
   assert.equal(site.events().length, 1);
+  await until(() => site.lines.length >= bad.length);
   assert.equal(site.lines.length, bad.length);
 });
 

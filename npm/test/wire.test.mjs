@@ -20,6 +20,7 @@ function memory(texts = new Map()) {
     get: (name) => texts.get(name) ?? null,
     set: (name, text) => (text ? texts.set(name, text) : texts.delete(name), true),
     names: () => [...texts.keys()],
+    makeRoom: () => {},
   };
 }
 
