@@ -34,8 +34,8 @@ async fn main() {
         let variables = [
             ("AWS_ENDPOINT_URL", endpoint),
             ("SSL_CERT_FILE", tls.certificate.as_str()),
-            ("TALLYMARK_STREAM", &stream),
-            ("TALLYMARK_TABLE", &table),
+            ("TALLYMARK_DELIVERY_STREAM", &stream),
+            ("TALLYMARK_COUNTERS_TABLE", &table),
             ("TALLYMARK_SITES", &sites),
         ];
         let (mut starts, mut firsts, mut seconds, mut last) = (Vec::new(), Vec::new(), Vec::new(), None);

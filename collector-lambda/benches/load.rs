@@ -403,8 +403,8 @@ impl Server {
         let keys = sites::add(&folder.join("sites.json"), "shop", &[], false, |_| Ok(())).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tallymark-collector"));
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--rate-per-key", "0", "--rate-per-address", "0"])
-            .args(["--metrics", &metrics])
+            .args(["serve", "--listen", "127.0.0.1:0", "--rate-limit-per-key", "0", "--rate-limit-per-address", "0"])
+            .args(["--metrics-listen", &metrics])
             .arg("--sites")
             .arg(folder.join("sites.json"))
             .arg("--data-dir")
@@ -439,7 +439,7 @@ impl Server {
             return 0;
         }
         let text = self.get(&self.metrics, "/metrics").await;
-        let line = text.lines().find_map(|line| line.strip_prefix("tallymark_transactions_total "));
+        let line = text.lines().find_map(|line| line.strip_prefix("tallymark_store_transactions_total "));
         line.unwrap().parse().unwrap()
     }
 

@@ -1,12 +1,12 @@
 //! The Tallymark collector: takes batches of events over HTTP and counts each event exactly once.
 //!
-//! One path, whatever the front door and whatever stands behind it:
-//! authenticate → decode (bounded) → validate each event → lake → counters → receipt.
+//! Every request takes the same path, whichever front door and store are used:
+//! authenticate → decode (bounded) → check each event → lake → counters → receipt.
 //!
-//! - [`http`] is the HTTP surface; it runs under the server and under AWS Lambda.
-//! - [`ingest`] turns a request's body into a [`CheckedBatch`](ingest::checked_batch::CheckedBatch) batch and commits it.
-//! - [`http::openapi`] describes it, and `GET /docs` shows that to people.
-//! - [`store`] says what stands behind: the embedded store, Firehose, DynamoDB.
+//! - [`http`] is the HTTP surface, which runs under the server and under AWS Lambda.
+//! - [`ingest`] turns a request's body into a [`CheckedBatch`](ingest::checked_batch::CheckedBatch).
+//! - [`store`] stores and counts it: in the embedded store, or in Firehose and DynamoDB.
+//! - [`sites`] are the sites that may send and read, with their keys.
 
 #[cfg(feature = "server")]
 pub mod cli;

@@ -23,7 +23,7 @@ use std::time::Duration;
 use tallymark::{BatchId, EventId, Receipt};
 use tallymark_collector::Error;
 use tallymark_collector::faults::{Plan, Proxy, Rule};
-use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint};
+use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint, Sdk};
 use tallymark_collector::sites::KeyScope;
 use tallymark_collector::store::aws::dynamodb::DynamoDb;
 use tallymark_collector::store::aws::firehose::Firehose;
@@ -49,6 +49,7 @@ fn batch<K: Into<String>>(events: impl IntoIterator<Item = (&'static str, K)>) -
     CheckedBatch {
         username: "shop".into(),
         key: KeyScope::Secret,
+        sdk: Sdk::None,
         batch_id,
         fingerprint: Fingerprint([7; 16]),
         received_at: NOW,

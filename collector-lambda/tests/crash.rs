@@ -15,7 +15,7 @@ const SENDERS: usize = 8;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sigkill_loses_nothing_that_was_answered_and_counts_nothing_twice() {
     // Moves to the lake as often as can be, so that many crashes hit one.
-    let mut collector = Collector::start(&["--lake-roll-seconds", "1"]);
+    let mut collector = Collector::start(&["--lake-roll-interval", "1s"]);
     let answered = Arc::new(Mutex::new(Vec::new()));
     let unanswered = Arc::new(Mutex::new(Vec::new()));
     for _ in 0..ROUNDS {

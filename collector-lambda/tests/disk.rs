@@ -101,7 +101,7 @@ fn limit_files(collector: &Collector, bytes: &str) -> bool {
 async fn a_full_disk_loses_nothing_and_counts_nothing_twice() {
     let folder = Folder::new();
     let Some(disk) = SmallDisk::new(&folder, 256, "a_full_disk_loses_nothing_and_counts_nothing_twice") else { return };
-    let collector = Collector::start_in(folder, disk.place(), &["--lake-roll-seconds", "1"]);
+    let collector = Collector::start_in(folder, disk.place(), &["--lake-roll-interval", "1s"]);
     let free = |collector: &Collector| {
         assert!(collector.log().contains("cannot commit"));
         disk.free();
@@ -114,7 +114,7 @@ async fn files_that_may_not_grow_lose_nothing_and_count_nothing_twice() {
     // Without the signal, which would end the process as if it had been killed.
     let through = ["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"].map(Into::into).to_vec();
     let place = Place { through, ..Place::default() };
-    let collector = Collector::start_in(Folder::new(), place, &["--lake-roll-seconds", "1"]);
+    let collector = Collector::start_in(Folder::new(), place, &["--lake-roll-interval", "1s"]);
     survives(
         collector,
         |collector| assert!(limit_files(collector, "8192")),

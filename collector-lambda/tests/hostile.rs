@@ -150,7 +150,7 @@ async fn heads_without_end_are_cut_off() {
 #[tokio::test]
 async fn two_hundred_who_send_crumbs_or_do_not_read_hold_nobody_up() {
     // All of them have one address here, so that limit would help the others out.
-    let collector = Collector::start(&["--rate-per-address", "0"]);
+    let collector = Collector::start(&["--rate-limit-per-address", "0"]);
     let post = head(&collector, "POST /v1/batch");
     let pages = (head(&collector, "GET /docs") + "\r\n").repeat(100);
     let mut slow = Vec::new();

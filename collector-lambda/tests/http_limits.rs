@@ -108,7 +108,7 @@ async fn status_of(collector: &Collector, username: &str, key: &str) -> u16 {
     collector.http.get(url).basic_auth(username, Some(key)).send().await.unwrap().status().as_u16()
 }
 
-const IN_USE: &str = "the sites file has changed and is in use";
+const IN_USE: &str = "the sites file has changed and was reloaded";
 
 #[tokio::test]
 async fn keys_rotate_while_it_runs() {
@@ -133,7 +133,7 @@ async fn keys_rotate_while_it_runs() {
     wait(&new, 200).await;
     assert_eq!(status(&old).await, 200, "both are good");
     let list = String::from_utf8(site("list", &collector, &[]).stdout).unwrap();
-    assert!(list.starts_with(&format!("shop  {ORIGIN}  old secret key good until 20")), "{list}");
+    assert!(list.starts_with(&format!("shop  {ORIGIN}  old secret key valid until 20")), "{list}");
     let again = site("rotate", &collector, &["shop"]);
     assert!(!again.status.success() && again.stdout.is_empty());
     assert!(String::from_utf8_lossy(&again.stderr).contains("--finish"), "{again:?}");
@@ -260,7 +260,7 @@ async fn an_old_key_ends_by_itself() {
 async fn a_broken_sites_file_keeps_the_old_sites() {
     let collector = Collector::start(&[]);
     let good = std::fs::read_to_string(collector.sites()).unwrap();
-    let refused = "the sites file cannot be used; the sites stay as they were";
+    let refused = "the sites file is not valid; the previous sites stay in use";
     for (times, broken) in [(1, "{\"sites\":["), (2, "{\"sites\":[{\"username\":\"Shop\"}]}")] {
         std::fs::write(collector.sites(), broken).unwrap();
         collector.signal("-HUP");
@@ -277,7 +277,7 @@ async fn a_broken_sites_file_keeps_the_old_sites() {
 
 #[tokio::test]
 async fn who_asks_too_often_is_told_when_to_come_again() {
-    for limit in ["--rate-per-key", "--rate-per-address"] {
+    for limit in ["--rate-limit-per-key", "--rate-limit-per-address"] {
         let collector = Collector::start(&[limit, "1"]);
         let requests: Vec<_> = (0..30)
             .map(|_| tokio::spawn(collector.post("/v1/batch", &batch(1)).header("origin", ORIGIN).send()))
@@ -299,7 +299,7 @@ async fn who_asks_too_often_is_told_when_to_come_again() {
     }
     // Behind a trusted proxy, it is not the proxy that is limited. Where none is trusted, anybody can say this.
     for (trusted, some_refused) in [("1", false), ("0", true)] {
-        let collector = Collector::start(&["--rate-per-address", "1", "--trust-proxy", trusted]);
+        let collector = Collector::start(&["--rate-limit-per-address", "1", "--trusted-proxies", trusted]);
         let requests: Vec<_> = (0..30)
             .map(|n| {
                 let request = collector.post("/v1/batch", &batch(1));
@@ -385,7 +385,7 @@ async fn answers_are_what_they_say_and_nobody_elses() {
 #[tokio::test]
 async fn addresses_and_user_agents_are_kept_as_the_site_wants_it() {
     for stores in [false, true] {
-        let mut collector = Collector::start(&["--trust-proxy", "1"]);
+        let mut collector = Collector::start(&["--trusted-proxies", "1"]);
         let more: &[&str] = if stores { &["--store-ip"] } else { &[] };
         let added = site("add", &collector, &[&["cafe", "--origin", ORIGIN], more].concat());
         let (secret, write) = (said(&added, "secret_key").unwrap(), said(&added, "write_key").unwrap());
@@ -417,7 +417,7 @@ async fn addresses_and_user_agents_are_kept_as_the_site_wants_it() {
 #[tokio::test]
 async fn metrics_are_on_a_listener_of_their_own() {
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let collector = Collector::start(&["--metrics", &address]);
+    let collector = Collector::start(&["--metrics-listen", &address]);
     assert_eq!(collector.post("/v1/batch", &batch(3)).send().await.unwrap().status(), 200);
     let metrics = reqwest::get(format!("http://{address}/metrics")).await.unwrap().text().await.unwrap();
     assert!(metrics.lines().any(|line| line == "tallymark_events_received_total 3"), "{metrics}");

@@ -302,8 +302,8 @@ impl Door {
 async fn both(sites: &str, stream: &str, table: &str) -> (Function, Server) {
     let function = Function::start(&[
         ("AWS_ENDPOINT_URL", local_aws::endpoint()),
-        ("TALLYMARK_STREAM", stream),
-        ("TALLYMARK_TABLE", table),
+        ("TALLYMARK_DELIVERY_STREAM", stream),
+        ("TALLYMARK_COUNTERS_TABLE", table),
         ("TALLYMARK_SITES", sites),
     ])
     .await;
@@ -548,8 +548,8 @@ async fn the_first_request_finds_all_connections_open() {
         ("AWS_ENDPOINT_URL_FIREHOSE", &to_firehose.0),
         ("AWS_ENDPOINT_URL_DYNAMODB", &to_dynamodb.0),
         ("AWS_ENDPOINT_URL_SECRETS_MANAGER", &to_secrets.0),
-        ("TALLYMARK_STREAM", &stream),
-        ("TALLYMARK_TABLE", &table),
+        ("TALLYMARK_DELIVERY_STREAM", &stream),
+        ("TALLYMARK_COUNTERS_TABLE", &table),
         ("TALLYMARK_SITES_SECRET", &table),
         ("TALLYMARK_SITES_REFRESH_SECONDS", "0"),
     ])
@@ -577,8 +577,8 @@ async fn sites_come_from_a_secret() {
     secret.name(&table).secret_string(&sites).send().await.unwrap();
     let function = Function::start(&[
         ("AWS_ENDPOINT_URL", local_aws::endpoint()),
-        ("TALLYMARK_STREAM", &stream),
-        ("TALLYMARK_TABLE", &table),
+        ("TALLYMARK_DELIVERY_STREAM", &stream),
+        ("TALLYMARK_COUNTERS_TABLE", &table),
         ("TALLYMARK_SITES_SECRET", &table),
         ("TALLYMARK_SITES_REFRESH_SECONDS", "0"),
     ])
@@ -596,7 +596,7 @@ async fn sites_come_from_a_secret() {
         let call = Call::new("POST", "/v1/batch", Some(key), &batch());
         assert_eq!(DOORS[0].ask(&function, &call, false).await.status, status);
     }
-    assert!(function.log().contains("the sites stay as they were"));
+    assert!(function.log().contains("the previous sites stay in use"));
 }
 
 #[tokio::test]
@@ -607,8 +607,8 @@ async fn the_address_of_a_page_is_what_its_front_door_says() {
     let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     let function = Function::start(&[
         ("AWS_ENDPOINT_URL", local_aws::endpoint()),
-        ("TALLYMARK_STREAM", &stream),
-        ("TALLYMARK_TABLE", &table),
+        ("TALLYMARK_DELIVERY_STREAM", &stream),
+        ("TALLYMARK_COUNTERS_TABLE", &table),
         ("TALLYMARK_SITES", &sites.to_string()),
     ])
     .await;
@@ -641,8 +641,8 @@ async fn no_key_is_logged_at_any_level() {
     let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     let function = Function::start(&[
         ("AWS_ENDPOINT_URL", local_aws::endpoint()),
-        ("TALLYMARK_STREAM", &stream),
-        ("TALLYMARK_TABLE", &table),
+        ("TALLYMARK_DELIVERY_STREAM", &stream),
+        ("TALLYMARK_COUNTERS_TABLE", &table),
         ("TALLYMARK_SITES", &sites),
         ("RUST_LOG", "trace"),
     ])
@@ -663,14 +663,14 @@ async fn no_key_is_logged_at_any_level() {
 
 #[test]
 fn a_function_that_is_not_set_up_says_what_is_missing() {
-    let stream = ("TALLYMARK_STREAM", "lake");
-    let table = ("TALLYMARK_TABLE", "counters");
+    let stream = ("TALLYMARK_DELIVERY_STREAM", "lake");
+    let table = ("TALLYMARK_COUNTERS_TABLE", "counters");
     let sites = ("TALLYMARK_SITES", r#"{"sites": 7}"#);
     let cases: [(&[(&str, &str)], &str); 5] = [
-        (&[table, sites], "TALLYMARK_STREAM is not set"),
-        (&[stream, sites], "TALLYMARK_TABLE is not set"),
-        (&[stream, table], "set one of the variables TALLYMARK_SITES_SECRET"),
-        (&[stream, table, sites, ("TALLYMARK_SITES_SECRET", "s")], "set one of the variables TALLYMARK_SITES_SECRET"),
+        (&[table, sites], "TALLYMARK_DELIVERY_STREAM is not set"),
+        (&[stream, sites], "TALLYMARK_COUNTERS_TABLE is not set"),
+        (&[stream, table], "set one of TALLYMARK_SITES_SECRET"),
+        (&[stream, table, sites, ("TALLYMARK_SITES_SECRET", "s")], "set one of TALLYMARK_SITES_SECRET"),
         // Nothing listens there, which keeps it from nothing but the warm-up.
         (&[stream, table, sites, ("AWS_ENDPOINT_URL", "http://127.0.0.1:9")], "the sites are not valid JSON"),
     ];

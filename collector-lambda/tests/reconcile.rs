@@ -1,4 +1,4 @@
-//! `verify`, `reconcile` and `retention`: a store that is sound is found to be, and what is not is named exactly.
+//! `verify`, `reconcile` and `prune`: a store that is sound is found to be, and what is not is named exactly.
 #![cfg(feature = "server")]
 
 mod support;
@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use support::{Collector, Folder, now, uuid};
-use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint};
+use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint, Sdk};
 use tallymark_collector::sites::KeyScope;
 use tallymark_collector::store::embedded::{Embedded, Keep};
 use tallymark_collector::store::query::{DAY, HOUR};
@@ -68,7 +68,7 @@ fn random_batch() -> Value {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn counters_are_what_is_stored_after_any_crash() {
-    let mut collector = Collector::start(&["--lake-roll-seconds", "1"]);
+    let mut collector = Collector::start(&["--lake-roll-interval", "1s"]);
     for _ in 0..ROUNDS {
         let (answered, again) = (Arc::new(AtomicUsize::new(0)), Arc::new(Mutex::new(Vec::new())));
         let senders: Vec<_> = (0..SENDERS)
@@ -145,6 +145,7 @@ async fn commit(data_dir: &Path, received: &[u64], events: u32) {
         let batch = CheckedBatch {
             username: "shop".into(),
             key: KeyScope::Secret,
+            sdk: Sdk::None,
             batch_id,
             fingerprint: Fingerprint::of(&[]),
             received_at,
@@ -275,7 +276,7 @@ async fn what_cannot_be_read_is_named_and_keeps_the_counters_as_they_are() {
         }
         let said = not_content(data_dir, &["reconcile", "--repair"]);
         assert!(said.contains(why), "{said}");
-        content(data_dir, &["retention", "--keep", "1"]);
+        content(data_dir, &["prune", "--keep-days", "1"]);
     }
     std::fs::write(file, text).unwrap();
     content(data_dir, &["verify"]);
@@ -289,7 +290,7 @@ async fn old_files_go_and_the_counters_stay() {
     let store = store(&[days_ago(40), days_ago(31), days_ago(30), days_ago(1), now()], 6).await;
     let data_dir = &store.0;
     let before = files(data_dir);
-    let policy = ["retention", "--keep", "30", "--compress"];
+    let policy = ["prune", "--keep-days", "30", "--compress"];
     let said = content(data_dir, &[&policy[..], &["--dry-run"]].concat());
     assert_eq!((said.matches("would remove 1 files").count(), said.matches("would compress 1 files").count()), (2, 2));
     assert_eq!(files(data_dir), before);
@@ -320,7 +321,7 @@ async fn a_removal_or_compression_that_was_cut_off_is_carried_through() {
     let data_dir = &store.0;
     let [old, recent] = &files(data_dir)[..] else { panic!("two files") };
     let (old_text, recent_text) = (std::fs::read(old).unwrap(), std::fs::read(recent).unwrap());
-    content(data_dir, &["retention", "--keep", "30", "--compress"]);
+    content(data_dir, &["prune", "--keep-days", "30", "--compress"]);
     let reconciled = content(data_dir, &["reconcile"]);
 
     // Counted as removed, and not removed yet.
@@ -334,7 +335,7 @@ async fn a_removal_or_compression_that_was_cut_off_is_carried_through() {
     std::fs::write(recent, recent_text).unwrap();
     assert_eq!(content(data_dir, &["reconcile"]), reconciled);
 
-    content(data_dir, &["retention", "--keep", "30", "--compress"]);
+    content(data_dir, &["prune", "--keep-days", "30", "--compress"]);
     assert!(!old.exists() && !recent.exists());
     content(data_dir, &["verify"]);
     assert_eq!(content(data_dir, &["reconcile"]), reconciled);
@@ -348,12 +349,12 @@ async fn files_of_a_move_that_was_cut_off_are_left_alone() {
     let file = &files(data_dir)[0];
     let name = file.file_stem().unwrap().to_str().unwrap();
     database(data_dir).execute("INSERT INTO roll VALUES (0, ?)", [name]).unwrap();
-    content(data_dir, &["retention", "--keep", "30"]);
+    content(data_dir, &["prune", "--keep-days", "30"]);
     assert!(file.exists());
     assert!(not_content(data_dir, &["verify"]).contains("a move to the lake was cut off"));
     commit(data_dir, &[], 0).await;
     content(data_dir, &["verify"]);
-    content(data_dir, &["retention", "--keep", "30"]);
+    content(data_dir, &["prune", "--keep-days", "30"]);
     assert!(!file.exists());
     content(data_dir, &["reconcile"]);
 }
@@ -363,7 +364,7 @@ async fn a_database_of_version_1_is_taken_over() {
     let store = store(&[days_ago(40), days_ago(1)], 6).await;
     let before = "DROP TABLE pruned; DROP TABLE pruning; PRAGMA user_version = 1";
     database(&store.0).execute_batch(before).unwrap();
-    content(&store.0, &["retention", "--keep", "30"]);
+    content(&store.0, &["prune", "--keep-days", "30"]);
     commit(&store.0, &[now()], 6).await;
     assert_eq!(content(&store.0, &["reconcile"]), "12 events stored, 6 removed by age: 0 counters differ\n");
 }
@@ -373,7 +374,7 @@ async fn a_running_collector_is_not_repaired_and_a_store_that_is_not_there_is_no
     let collector = Collector::start(&[]);
     let said = not_content(&collector.data_dir(), &["reconcile", "--repair"]);
     assert!(said.contains("another collector is using the data directory"), "{said}");
-    content(&collector.data_dir(), &["retention", "--keep", "1"]);
+    content(&collector.data_dir(), &["prune", "--keep-days", "1"]);
     let empty = Folder::new();
     for command in ["verify", "reconcile"] {
         assert!(not_content(&empty.0, &[command]).contains("cannot open the database"));
@@ -394,7 +395,7 @@ async fn a_database_that_cannot_be_used_is_refused_and_left_as_it_is() {
     for (bytes, why) in [(vec![b'x'; good.len()], "not a database"), (newer, "it has version 99")] {
         std::fs::write(&path, &bytes).unwrap();
         let serve = ["serve", "--listen", "127.0.0.1:0", "--sites", sites.to_str().unwrap()];
-        for command in [&serve[..], &["verify"], &["reconcile", "--repair"], &["retention", "--keep", "1"]] {
+        for command in [&serve[..], &["verify"], &["reconcile", "--repair"], &["prune", "--keep-days", "1"]] {
             let said = not_content(&store.0, command);
             assert!(said.contains("cannot open the database") && said.contains(why), "{command:?}: {said}");
         }

@@ -19,7 +19,7 @@ use std::io::Write;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use tallymark::{BatchId, EventId};
-use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint};
+use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint, Sdk};
 use tallymark_collector::sites::KeyScope;
 use tallymark_collector::store::aws::dynamodb::DynamoDb;
 use tallymark_collector::store::aws::firehose::Firehose;
@@ -54,6 +54,7 @@ fn batch<K: Into<String>>(received_at: u64, events: impl IntoIterator<Item = (&'
     CheckedBatch {
         username: "shop".into(),
         key: KeyScope::Secret,
+        sdk: Sdk::None,
         batch_id,
         fingerprint: Fingerprint([7; 16]),
         received_at,
@@ -179,7 +180,7 @@ impl Site {
     async fn run(&self, arguments: &[&str]) -> (bool, String, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tallymark-collector"));
         command
-            .args(["reconcile", "--delivery", "0s", "--lake", &format!("s3://{}", self.stream)])
+            .args(["reconcile", "--firehose-delay", "0s", "--lake", &format!("s3://{}", self.stream)])
             .args(["--counters", &format!("dynamodb:{}", self.table)])
             .args(arguments)
             .env("AWS_ENDPOINT_URL", local_aws::endpoint())

@@ -13,7 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use support::{Folder, uuid};
 use tallymark_collector::http::metrics::Metrics;
-use tallymark_collector::http::{self, Collector};
+use tallymark_collector::http::state::Collector;
+use tallymark_collector::http::{self, Options};
 use tallymark_collector::sites::{self, Sites};
 use tallymark_collector::store::embedded::Embedded;
 use tallymark_collector::store::{Counters, Lake, Store};
@@ -35,8 +36,8 @@ fn world() -> World {
     let embedded = Embedded::open(&folder.0.join("data"), Duration::from_secs(3600)).unwrap();
     let metrics = Arc::new(Metrics::new(Some(embedded.clone())));
     let store = Store::new(Lake::Directory(embedded.clone()), Counters::Sqlite(embedded));
-    let router = http::router(Arc::new(Collector { sites: Sites::from_file(&file).unwrap(), store }));
-    let router = metrics.count(router);
+    let collector = Arc::new(Collector { sites: Sites::from_file(&file).unwrap(), store });
+    let router = http::router(collector, Options { metrics: Some(Arc::clone(&metrics)), ..Options::BARE });
     let authorization = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials));
     World { router, metrics, authorization, folder }
 }
@@ -65,9 +66,9 @@ impl World {
         value.unwrap_or_else(|| panic!("no {name} in {text}")).parse().unwrap()
     }
 
-    /// Checks the law, and answers its terms: received, accepted, rejected, retry.
+    /// Checks the law, and answers its terms: received, accepted, rejected, deferred.
     fn conserved(&self) -> [u64; 4] {
-        let terms = ["received", "accepted", "rejected", "retry"];
+        let terms = ["received", "accepted", "rejected", "deferred"];
         let terms = terms.map(|name| self.figure(&format!("events_{name}_total")));
         assert_eq!(terms[0], terms[1] + terms[2] + terms[3], "{terms:?}");
         terms
@@ -326,13 +327,26 @@ async fn every_event_is_in_the_figures_once() {
     for line in [
         r#"problems_total{code="auth_required"} 1"#,
         r#"problems_total{code="too_many_events"} 1"#,
-        r#"requests_total{route="none",status="404"} 20"#,
-        r#"requests_total{route="/v1/batch",status="200"} 4"#,
-        r#"request_seconds_bucket{route="/v1/batch",le="+Inf"} 10"#,
+        r#"http_requests_total{route="none",status="404"} 20"#,
+        r#"http_requests_total{route="/v1/batch",status="200"} 4"#,
+        r#"http_request_duration_seconds_bucket{route="/v1/batch",le="+Inf"} 10"#,
     ] {
         assert!(text.contains(&format!("tallymark_{line}\n")), "{line} is not in {text}");
     }
     assert!(!text.contains("nowhere") && !text.contains("shop"), "labels are nobody's to invent");
+}
+
+#[tokio::test]
+async fn batches_are_counted_by_client_library() {
+    let world = world();
+    let named = ["tallymark-js/0.1.0", "tallymark-js/9.9.9", "tallymark-rust/0.1.0", "tallymark-js2/1", "", "\"}\n"];
+    for sdk in named {
+        let batch = json!({"batch_id": uuid(), "sdk": sdk, "events": []});
+        assert_eq!(world.post("/v1/batch", Body::from(batch.to_string())).await.0, 200);
+    }
+    assert_eq!(world.post("/track", Body::from("{}")).await.0, 200);
+    let of = |sdk: &str| world.figure(&format!("batches_total{{sdk=\"{sdk}\"}}"));
+    assert_eq!((of("tallymark-js"), of("tallymark-rust"), of("other"), of("none")), (2, 1, 3, 1));
 }
 
 #[tokio::test]

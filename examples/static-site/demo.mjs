@@ -133,8 +133,8 @@ function startCollector() {
     sites,
     "--static",
     site,
-    "--lake-roll-seconds",
-    "1",
+    "--lake-roll-interval",
+    "1s",
   ];
   // Not a line for each request.
   const env = { RUST_LOG: "warn", ...process.env };

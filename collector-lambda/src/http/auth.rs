@@ -1,10 +1,9 @@
-//! Who is asking: Basic auth against the list of sites.
+//! Authentication: Basic auth against the list of sites.
 
-use crate::http::Collector;
 use crate::http::problem::{
     AUTH_FAILED, AUTH_MALFORMED, AUTH_REQUIRED, ORIGIN_NOT_ALLOWED, Problem, WRITE_KEY_CANNOT_READ,
 };
-use crate::http::rate_limit::RateLimits;
+use crate::http::state::App;
 use crate::sites::basic_auth::credentials;
 use crate::sites::{KeyScope, Site};
 use axum::extract::FromRequestParts;
@@ -13,23 +12,23 @@ use axum::http::request::Parts;
 use std::sync::Arc;
 use tracing::Span;
 
-/// The site that may write with a request, and the kind of key it does so with.
+/// A request that may write: its site, and the scope of its key.
 pub(crate) struct Writer {
     pub(crate) site: Arc<Site>,
-    pub(crate) key: KeyScope,
+    pub(crate) scope: KeyScope,
 }
 
-/// The site that may read with a request.
+/// A request that may read: its site.
 pub(crate) struct Reader {
     pub(crate) site: Arc<Site>,
 }
 
-impl FromRequestParts<Arc<Collector>> for Writer {
+impl FromRequestParts<Arc<App>> for Writer {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, collector: &Arc<Collector>) -> Result<Self, Problem> {
-        let (site, key) = authenticate(parts, collector)?;
-        if key == KeyScope::Write {
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        let (site, scope) = authenticate(parts, app)?;
+        if scope == KeyScope::Write {
             let origin = parts.headers.get(header::ORIGIN).and_then(|origin| origin.to_str().ok());
             if origin.is_none_or(|origin| !site.origins.iter().any(|known| known == origin)) {
                 return Err(Problem::new(
@@ -38,38 +37,37 @@ impl FromRequestParts<Arc<Collector>> for Writer {
                 ));
             }
         }
-        Ok(Self { site, key })
+        Ok(Self { site, scope })
     }
 }
 
-impl FromRequestParts<Arc<Collector>> for Reader {
+impl FromRequestParts<Arc<App>> for Reader {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, collector: &Arc<Collector>) -> Result<Self, Problem> {
-        match authenticate(parts, collector)? {
+    async fn from_request_parts(parts: &mut Parts, app: &Arc<App>) -> Result<Self, Problem> {
+        match authenticate(parts, app)? {
             (site, KeyScope::Secret) => Ok(Self { site }),
             (_, KeyScope::Write) => Err(Problem::new(&WRITE_KEY_CANNOT_READ, "Read with the secret key.")),
         }
     }
 }
 
-fn authenticate(parts: &Parts, collector: &Collector) -> Result<(Arc<Site>, KeyScope), Problem> {
+fn authenticate(parts: &Parts, app: &App) -> Result<(Arc<Site>, KeyScope), Problem> {
     let mut headers = parts.headers.get_all(header::AUTHORIZATION).iter();
     let Some(header) = headers.next() else {
         return Err(Problem::new(&AUTH_REQUIRED, "Send the username and a key by Basic auth."));
     };
-    // Of two, something on the way may have believed the other.
+    // If the header is sent twice, a proxy in front may have checked the other value.
     let credentials = credentials(header.as_bytes()).filter(|_| headers.next().is_none());
     let (username, key) = credentials.ok_or_else(|| {
         Problem::new(&AUTH_MALFORMED, "Send `Basic`, a space, and base64 of the username, a colon and the key, once.")
     })?;
-    let (site, key) = collector
+    let (site, scope) = app
+        .collector
         .sites
         .authenticate(&username, &key)
         .ok_or_else(|| Problem::new(&AUTH_FAILED, "No site has this username and this key."))?;
     Span::current().record("site", site.username.as_str());
-    if let Some(limits) = parts.extensions.get::<Arc<RateLimits>>() {
-        limits.check_key(&site.username, key)?;
-    }
-    Ok((site, key))
+    app.rate_limits.check_key(&site.username, scope)?;
+    Ok((site, scope))
 }

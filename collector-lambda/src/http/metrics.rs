@@ -1,185 +1,174 @@
-//! What the server has done so far, as Prometheus reads it. It is the operator's and no site's, so it has a
-//! listener of its own. Every label has few values, whatever is asked.
+//! What the server has done since it started, for Prometheus. The metrics are for the operator and not for any site,
+//! so they have a listener of their own. Every label has a bounded set of values, whatever clients send.
 //!
-//! `received = accepted + rejected + retry` holds at all times: each event counts once, when its answer is made.
-//! A batch that comes again is told apart, or it would count again what was accepted before.
+//! `received = accepted + rejected + deferred` holds in every scrape: an event is counted when its request is answered.
+//! Batches that were received before are counted apart, because their events are counted already.
 
-use crate::http::Outcome;
+use crate::http::events::IngestCounts;
 use crate::http::problem::{Kind, METHOD_NOT_ALLOWED, NOT_FOUND, Problem};
 use crate::store::embedded::Embedded;
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header;
-use axum::middleware::{Next, from_fn};
+use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::get;
-use std::collections::BTreeMap;
-use std::fmt::Write;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::prometheus_text::{CONTENT_TYPE, encode};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Upper ends of the histogram's buckets, in seconds.
+/// Upper bounds of the histogram's buckets, in seconds.
 const BUCKETS: [f64; 7] = [0.001, 0.005, 0.025, 0.1, 0.5, 2.5, 10.0];
 
-/// The figures of a server.
+/// A label, and its value.
+type Label<T> = [(&'static str, T); 1];
+type Histograms = Family<Label<String>, Histogram, fn() -> Histogram>;
+
+/// The metrics of a server.
 #[derive(Debug)]
 pub struct Metrics {
-    queue: Option<Embedded>,
-    figures: Mutex<Figures>,
+    registry: Registry,
+    /// Locked for each update and each scrape, so that a scrape sees whole updates.
+    instruments: Mutex<Instruments>,
 }
 
 #[derive(Debug, Default)]
-struct Figures {
-    events: Outcome,
-    batches: u64,
-    duplicate_batches: u64,
-    duplicate_events: u64,
-    problems: BTreeMap<&'static str, u64>,
-    requests: BTreeMap<(String, u16), u64>,
-    durations: BTreeMap<String, Durations>,
+struct Instruments {
+    received: Counter,
+    accepted: Counter,
+    rejected: Counter,
+    deferred: Counter,
+    batches: Family<Label<&'static str>, Counter>,
+    duplicate_batches: Counter,
+    duplicate_events: Counter,
+    problems: Family<Label<&'static str>, Counter>,
+    requests: Family<[(&'static str, String); 2], Counter>,
+    durations: Durations,
 }
 
-#[derive(Debug, Default)]
-struct Durations {
-    buckets: [u64; BUCKETS.len()],
-    count: u64,
-    sum: Duration,
+/// Request durations by route.
+#[derive(Debug)]
+struct Durations(Histograms);
+
+impl Default for Durations {
+    fn default() -> Self {
+        Self(Histograms::new_with_constructor(|| Histogram::new(BUCKETS)))
+    }
 }
 
 impl Metrics {
-    /// All zero. What waits for the embedded store's writer is told if there is one.
-    pub fn new(queue: Option<Embedded>) -> Self {
-        Self { queue, figures: Mutex::default() }
+    /// Metrics that are all zero. If the embedded store is used, its queue is shown too.
+    pub fn new(store: Option<Embedded>) -> Self {
+        let instruments = Instruments::default();
+        let mut registry = Registry::with_prefix("tallymark");
+        instruments.register(&mut registry);
+        if let Some(store) = store {
+            registry.register_collector(Box::new(Queue(store)));
+        }
+        Self { registry, instruments: Mutex::new(instruments) }
     }
 
-    /// The router, with every answer of it counted here.
-    pub fn count(self: &Arc<Self>, router: Router) -> Router {
-        let metrics = Arc::clone(self);
-        router.layer(from_fn(move |request: Request, next: Next| {
-            let metrics = Arc::clone(&metrics);
-            async move {
-                let started = Instant::now();
-                let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
-                let response = next.run(request).await;
-                metrics.note(route, &response, started.elapsed());
-                response
-            }
-        }))
-    }
-
-    /// What answers `GET /metrics`, and nothing else.
+    /// The router of the metrics' own listener: `GET /metrics` and nothing else.
     pub fn router(self: Arc<Self>) -> Router {
         let text = move || {
             let text = self.text();
-            async move { ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text) }
+            async move { ([(header::CONTENT_TYPE, CONTENT_TYPE)], text) }
         };
-        let missing = || async { Problem::new(&NOT_FOUND, "The figures are at /metrics.") };
-        let refused = || async { Problem::new(&METHOD_NOT_ALLOWED, "The Allow header names the methods it takes.") };
+        let missing = || async { Problem::new(&NOT_FOUND, "The metrics are at /metrics.") };
+        let refused = || async { Problem::new(&METHOD_NOT_ALLOWED, "Use one of the methods in the Allow header.") };
         Router::new().route("/metrics", get(text)).fallback(missing).method_not_allowed_fallback(refused)
     }
 
-    fn note(&self, route: String, response: &Response, took: Duration) {
-        let mut figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(outcome) = response.extensions().get::<Outcome>() {
-            figures.note(*outcome);
+    /// The metrics in Prometheus' text format.
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        let _whole = self.instruments.lock().unwrap_or_else(PoisonError::into_inner);
+        match encode(&mut text, &self.registry) {
+            Ok(()) => text,
+            // A String can always be written to.
+            Err(fmt::Error) => String::new(),
+        }
+    }
+
+    fn note(&self, route: &str, response: &Response, took: Duration) {
+        let instruments = self.instruments.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(counts) = response.extensions().get::<IngestCounts>() {
+            instruments.note(counts);
         }
         if let Some(kind) = response.extensions().get::<&'static Kind>() {
-            *figures.problems.entry(kind.code).or_default() += 1;
+            instruments.problems.get_or_create(&[("code", kind.code)]).inc();
         }
-        *figures.requests.entry((route.clone(), response.status().as_u16())).or_default() += 1;
-        figures.durations.entry(route).or_default().note(took);
-    }
-
-    /// The figures in Prometheus' text format.
-    pub fn text(&self) -> String {
-        let mut text = Text::default();
-        let figures = self.figures.lock().unwrap_or_else(PoisonError::into_inner);
-        let Outcome { received, accepted, rejected, retry, .. } = figures.events;
-        text.counter("events_received", "Events that could be told apart, in batches that are new.", received);
-        text.counter("events_accepted", "Of these, the ones stored and counted.", accepted);
-        text.counter("events_rejected", "Of these, the ones refused for good.", rejected);
-        text.counter("events_retry", "Of these, the ones to be sent again.", retry);
-        text.counter(
-            "batches",
-            "Batches answered, also those that came again; a single event is one.",
-            figures.batches,
-        );
-        text.counter("duplicate_batches", "Of these, the ones that were known.", figures.duplicate_batches);
-        text.counter("duplicate_events", "Events in batches that were known.", figures.duplicate_events);
-        text.about("problems_total", "counter", "Answers with a problem, by its code.");
-        for (code, count) in &figures.problems {
-            text.line("problems_total", &format!("{{code=\"{code}\"}}"), count);
-        }
-        text.about("requests_total", "counter", "Requests, by route and status.");
-        for ((route, status), count) in &figures.requests {
-            text.line("requests_total", &format!("{{route=\"{route}\",status=\"{status}\"}}"), count);
-        }
-        text.about("request_seconds", "histogram", "How long answers took, by route.");
-        for (route, durations) in &figures.durations {
-            let ends = BUCKETS.iter().map(ToString::to_string).chain(["+Inf".into()]);
-            for (end, count) in ends.zip(durations.buckets.iter().chain([&durations.count])) {
-                text.line("request_seconds_bucket", &format!("{{route=\"{route}\",le=\"{end}\"}}"), count);
-            }
-            text.line("request_seconds_sum", &format!("{{route=\"{route}\"}}"), durations.sum.as_secs_f64());
-            text.line("request_seconds_count", &format!("{{route=\"{route}\"}}"), durations.count);
-        }
-        drop(figures);
-        if let Some(queue) = &self.queue {
-            let (batches, bytes) = queue.waiting();
-            let about = "Transactions of the embedded store; each takes all batches that wait.";
-            text.counter("transactions", about, queue.transactions());
-            text.gauge("queue_batches", "Batches that wait for the writer of the embedded store.", batches);
-            text.gauge("queue_bytes", "Memory held for batches until they are answered, in whole KiB.", bytes);
-        }
-        text.0
+        let status = response.status().as_u16().to_string();
+        instruments.requests.get_or_create(&[("route", route.into()), ("status", status)]).inc();
+        instruments.durations.0.get_or_create(&[("route", route.into())]).observe(took.as_secs_f64());
     }
 }
 
-impl Figures {
-    fn note(&mut self, outcome: Outcome) {
-        self.batches += 1;
-        if outcome.duplicate {
-            self.duplicate_batches += 1;
-            self.duplicate_events += outcome.received;
+/// Counts each response. A middleware for axum.
+pub(crate) async fn count(State(metrics): State<Arc<Metrics>>, request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let path = request.extensions().get::<MatchedPath>().cloned();
+    let response = next.run(request).await;
+    metrics.note(path.as_ref().map_or("none", MatchedPath::as_str), &response, started.elapsed());
+    response
+}
+
+impl Instruments {
+    fn register(&self, registry: &mut Registry) {
+        registry.register("events_received", "Events in batches that were not received before.", self.received.clone());
+        registry.register("events_accepted", "Events stored and counted.", self.accepted.clone());
+        registry.register("events_rejected", "Events refused. A retry would be refused again.", self.rejected.clone());
+        registry.register("events_deferred", "Events that the client is asked to send again.", self.deferred.clone());
+        let help = "Batches answered, duplicates included, by client library. A single event is a batch.";
+        registry.register("batches", help, self.batches.clone());
+        let help = "Batches that had been received before.";
+        registry.register("duplicate_batches", help, self.duplicate_batches.clone());
+        let help = "Events in batches that had been received before.";
+        registry.register("duplicate_events", help, self.duplicate_events.clone());
+        registry.register("problems", "Responses with a problem, by its code.", self.problems.clone());
+        registry.register("http_requests", "HTTP requests, by route and status.", self.requests.clone());
+        let help = "Time from the head of a request to the head of its response, by route.";
+        registry.register("http_request_duration_seconds", help, self.durations.0.clone());
+    }
+
+    fn note(&self, counts: &IngestCounts) {
+        self.batches.get_or_create(&[("sdk", counts.sdk.as_str())]).inc();
+        if counts.duplicate {
+            self.duplicate_batches.inc();
+            self.duplicate_events.inc_by(counts.received);
             return;
         }
-        self.events.received += outcome.received;
-        self.events.accepted += outcome.accepted;
-        self.events.rejected += outcome.rejected;
-        self.events.retry += outcome.retry;
+        self.received.inc_by(counts.received);
+        self.accepted.inc_by(counts.accepted);
+        self.rejected.inc_by(counts.rejected);
+        self.deferred.inc_by(counts.deferred);
     }
 }
 
-impl Durations {
-    fn note(&mut self, took: Duration) {
-        for (count, end) in self.buckets.iter_mut().zip(BUCKETS) {
-            *count += u64::from(took.as_secs_f64() <= end);
-        }
-        self.count += 1;
-        self.sum += took;
+/// The queue of the embedded store's writer, read at each scrape.
+#[derive(Debug)]
+struct Queue(Embedded);
+
+impl Collector for Queue {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let (batches, bytes) = self.0.waiting();
+        let help = "Transactions of the embedded store. Each commits all batches that wait.";
+        show(&mut encoder, "store_transactions", help, &ConstCounter::new(self.0.transactions()))?;
+        let help = "Batches that wait for the embedded store's writer.";
+        show(&mut encoder, "queue_batches", help, &ConstGauge::new(batches as u64))?;
+        let help = "Memory held for batches until they are answered, in whole KiB.";
+        show(&mut encoder, "queue_bytes", help, &ConstGauge::new(bytes as u64))
     }
 }
 
-#[derive(Default)]
-struct Text(String);
-
-impl Text {
-    fn about(&mut self, name: &str, kind: &str, help: &str) {
-        let _ = writeln!(self.0, "# HELP tallymark_{name} {help}\n# TYPE tallymark_{name} {kind}");
-    }
-
-    fn line(&mut self, name: &str, labels: &str, value: impl std::fmt::Display) {
-        let _ = writeln!(self.0, "tallymark_{name}{labels} {value}");
-    }
-
-    fn counter(&mut self, name: &str, help: &str, value: u64) {
-        let name = format!("{name}_total");
-        self.about(&name, "counter", help);
-        self.line(&name, "", value);
-    }
-
-    fn gauge(&mut self, name: &str, help: &str, value: usize) {
-        self.about(name, "gauge", help);
-        self.line(name, "", value);
-    }
+fn show(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
+    metric.encode(encoder.encode_descriptor(name, help, None, metric.metric_type())?)
 }

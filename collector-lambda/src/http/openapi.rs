@@ -1,8 +1,9 @@
 //! The OpenAPI document, made from the limits, the kinds of problems and the routes' own constants.
 
 use crate::http::body::GZIP_MEMBERS;
+use crate::http::headers::IDEMPOTENCY_KEY_BYTES;
+use crate::http::limits::limits_json;
 use crate::http::problem::*;
-use crate::http::{IDEMPOTENCY_KEY_BYTES, limits_json};
 use crate::ingest::checked_batch::LOST;
 use crate::ingest::{LOST_EVENTS, REASON_BYTES};
 use crate::store::query::{SERIES_POINTS, TOP_KEYS};

@@ -88,7 +88,7 @@ impl Problem {
     }
 
     /// Whether the request is not to blame, so that the same may succeed later.
-    pub(crate) fn is_ours(&self) -> bool {
+    pub(crate) fn is_server_error(&self) -> bool {
         self.kind.status >= 500
     }
 

@@ -10,6 +10,41 @@ use tallymark::{BatchId, Receipt, Rejected};
 /// How long a batch's marker is kept, in milliseconds: longer than any client keeps a batch.
 pub const MARKER_LIFETIME: u64 = 30 * DAY;
 
+/// The client library that sent a batch. Clients may name anything, so only our own are told apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sdk {
+    /// The browser tracker.
+    Js,
+    /// The Rust client.
+    Rust,
+    /// Another one.
+    Other,
+    /// The batch names none.
+    None,
+}
+
+impl Sdk {
+    /// The library that a batch's `sdk` names, such as `tallymark-js/0.1.0`.
+    pub(crate) fn named(sdk: Option<&str>) -> Self {
+        match sdk.map(|sdk| sdk.split('/').next().unwrap_or_default()) {
+            None => Self::None,
+            Some("tallymark-js") => Self::Js,
+            Some("tallymark-rust") => Self::Rust,
+            Some(_) => Self::Other,
+        }
+    }
+
+    /// Its name, for a label.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Js => "tallymark-js",
+            Self::Rust => "tallymark-rust",
+            Self::Other => "other",
+            Self::None => "none",
+        }
+    }
+}
+
 /// A checked batch.
 #[derive(Clone, Debug)]
 pub struct CheckedBatch {
@@ -18,6 +53,8 @@ pub struct CheckedBatch {
     /// The kind of key it came with. What the public key has sent never stands in the way of what the secret
     /// key sends, though it may guess the ids.
     pub key: KeyScope,
+    /// The client library that sent it.
+    pub sdk: Sdk,
     /// Its id.
     pub batch_id: BatchId,
     /// Tells another body under the same id.
@@ -116,6 +153,7 @@ impl CheckedBatch {
         Self {
             username: self.username.clone(),
             key: self.key,
+            sdk: self.sdk,
             batch_id: self.batch_id,
             fingerprint: self.fingerprint,
             received_at: self.received_at,

@@ -4,7 +4,7 @@ pub mod checked_batch;
 pub mod refusal;
 pub mod stored_event;
 
-use crate::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint};
+use crate::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint, Sdk};
 use crate::ingest::refusal::{Reason, Refusal};
 use crate::ingest::stored_event::Envelope;
 use crate::sites::{KeyScope, Site};
@@ -53,6 +53,7 @@ pub fn prepare_batch(site: &Site, key: KeyScope, body: &[u8], arrival: Arrival<'
     let mut prepared = CheckedBatch {
         username: site.username.clone(),
         key,
+        sdk: Sdk::named(batch.sdk.as_deref()),
         batch_id: batch.batch_id,
         fingerprint: Fingerprint::of(&[body]),
         received_at: arrival.received_at,
@@ -107,6 +108,7 @@ pub fn prepare_event(
     Ok(CheckedBatch {
         username: site.username.clone(),
         key,
+        sdk: Sdk::None,
         batch_id,
         fingerprint: Fingerprint::of(&[body]),
         received_at: arrival.received_at,

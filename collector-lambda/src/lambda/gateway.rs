@@ -1,15 +1,15 @@
-//! What a front door hands to the Lambda, as a request for the router; and the router's answer, as that front door
-//! wants it.
+//! Translates a front door's event into a request for the router, and the router's response into the format that the
+//! front door expects.
 //!
 //! | front door | query | headers | path |
 //! |---|---|---|---|
-//! | HTTP API, Function URL (payload 2.0) | as it came | once each, values joined by commas | after the stage |
-//! | REST API (payload 1.0) | decoded | once each, and all | as it came |
-//! | load balancer | as it came, taken apart | once each, or all: a setting of the target group | as it came |
+//! | HTTP API, Function URL (payload 2.0) | as sent | one value each, joined by commas | behind the stage |
+//! | REST API (payload 1.0) | decoded | one value each, and all values | as sent |
+//! | load balancer | as sent, split into parameters | one value each, or all values: a setting of the target group | as sent |
 //!
-//! Not by `lambda_http`: it decodes a load balancer's query before it takes it apart, so that a key with an `&` is
-//! never found; it cannot read an event with a header beyond ASCII, which is then answered 502 for ever; and it
-//! panics at a host or a query that is no part of a URL. Strangers can send all these.
+//! Not `lambda_http`, for three reasons that any client can provoke: it decodes a load balancer's query before it splits
+//! it, so that a key with an `&` is never found; it cannot read an event with a non-ASCII header, so that each retry is
+//! answered 502; and it panics at a host or query that is not a valid part of a URL.
 
 use crate::http::client_ip::ClientIp;
 use axum::body::Body;
@@ -29,7 +29,7 @@ use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-/// What no URL may hold as it is. Front doors decode paths, and let some of it through in queries.
+/// What must be percent-encoded in a URL. Front doors decode paths, and do not encode all of it in queries.
 const NOT_IN_QUERY: &AsciiSet = &CONTROLS
     .add(b' ')
     .add(b'"')
@@ -44,11 +44,11 @@ const NOT_IN_QUERY: &AsciiSet = &CONTROLS
     .add(b'}');
 const NOT_IN_PATH: &AsciiSet = &NOT_IN_QUERY.add(b'?');
 
-/// How a gzip begins once somebody has taken it for text, and replaced what is none. An HTTP API and a Function URL do
-/// so with whatever is declared as JSON.
+/// How a gzip begins after it was decoded as UTF-8 with replacement characters. An HTTP API and a Function URL do that to
+/// every body declared as JSON.
 const DAMAGED_GZIP: &str = "\u{1f}\u{fffd}";
 
-/// A body that has not arrived whole: its sender is not to blame, and must not take it for refused.
+/// A body that did not arrive intact. It is answered with an error that makes the client retry.
 struct Damaged;
 
 impl http_body::Body for Damaged {
@@ -56,15 +56,15 @@ impl http_body::Body for Damaged {
     type Error = &'static str;
 
     fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Poll::Ready(Some(Err("damaged on the way")))
+        Poll::Ready(Some(Err("damaged by the front door")))
     }
 }
 
-/// The parts of an event that a request is made of, whichever front door it comes from.
+/// The parts of a front door's event that make up a request, for every kind of front door.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Event {
-    request_context: Origin,
+pub(crate) struct GatewayRequest {
+    request_context: RequestContext,
     http_method: Option<String>,
     path: Option<String>,
     raw_query_string: Option<String>,
@@ -79,13 +79,13 @@ pub(crate) struct Event {
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Origin {
+struct RequestContext {
     stage: Option<String>,
-    /// In payload 2.0 alone.
+    /// Only in payload 2.0.
     http: Option<Http>,
-    /// In payload 1.0 alone.
+    /// Only in payload 1.0.
     identity: Option<Source>,
-    /// In a load balancer's events alone.
+    /// Only in a load balancer's events.
     elb: Option<IgnoredAny>,
 }
 
@@ -103,26 +103,26 @@ struct Source {
     source_ip: Option<String>,
 }
 
-/// How the answer is to be written.
+/// How the front door expects the response.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Shape {
-    /// Every header with all of its values, or else joined.
+pub(crate) struct ResponseFormat {
+    /// Headers as lists of values, or else joined by commas.
     all_values: bool,
-    /// The status in words too.
+    /// With the status as text too.
     described: bool,
 }
 
-impl Event {
-    pub(crate) fn shape(&self) -> Shape {
+impl GatewayRequest {
+    pub(crate) fn response_format(&self) -> ResponseFormat {
         let described = self.request_context.elb.is_some();
-        // A load balancer wants headers as it sends them. API Gateway takes all values in payload 1.0 alone.
+        // A load balancer expects headers in the form it sends them. API Gateway takes lists only in payload 1.0.
         let all_values = self.request_context.http.is_none() && (!described || self.multi_value_headers.is_some());
-        Shape { all_values, described }
+        ResponseFormat { all_values, described }
     }
 
-    /// The request, with the address of the client in its extensions. `None` is for what no front door sends.
+    /// The request, with the client's address in its extensions; `None` if no front door could have sent it.
     pub(crate) fn into_request(self) -> Option<Request> {
-        let Origin { stage, http, identity, elb } = self.request_context;
+        let RequestContext { stage, http, identity, elb } = self.request_context;
         let headers = headers(all(self.multi_value_headers, self.headers));
         let parameters = all(self.multi_value_query_string_parameters, self.query_string_parameters);
         let (method, path, query, address) = match http {
@@ -131,7 +131,7 @@ impl Event {
                 (method, path, self.raw_query_string.unwrap_or_default(), source.source_ip)
             }
             None if elb.is_some() => {
-                // It appends whom it got the request from.
+                // The load balancer appends its peer's address.
                 let last = headers.get_all("x-forwarded-for").iter().next_back();
                 let last = last.and_then(|header| header.to_str().ok()?.rsplit(',').next().map(str::to_owned));
                 (self.http_method?, self.path?, query(parameters, |text| text), last)
@@ -145,7 +145,9 @@ impl Event {
         let body = match self.body.unwrap_or_default() {
             body if self.is_base64_encoded => Body::from(STANDARD.decode(body).ok()?),
             body if body.starts_with(DAMAGED_GZIP) => {
-                tracing::error!("the front door has damaged a gzip body; clients behind it must not compress");
+                tracing::error!(
+                    "the front door has damaged a gzip body; clients behind it must not compress their requests"
+                );
                 Body::new(Damaged)
             }
             body => Body::from(body),
@@ -161,7 +163,7 @@ impl Event {
     }
 }
 
-/// All values if the front door sends them, or else the one of each.
+/// All values if the front door sends them, or else one value each.
 fn all(many: Option<BTreeMap<String, Vec<String>>>, one: Option<BTreeMap<String, String>>) -> Vec<(String, String)> {
     match many {
         Some(many) => {
@@ -196,7 +198,7 @@ fn uri(path: &str, query: &str) -> Option<Uri> {
     text.parse::<PathAndQuery>().ok().map(Uri::from)
 }
 
-/// An HTTP API puts the name of its stage before the path, unless that is the default one.
+/// An HTTP API puts the name of its stage before the path, except for the default stage.
 fn without_stage<'a>(path: &'a str, stage: Option<&str>) -> &'a str {
     let rest = stage.and_then(|stage| path.strip_prefix('/')?.strip_prefix(stage));
     match rest {
@@ -206,10 +208,10 @@ fn without_stage<'a>(path: &'a str, stage: Option<&str>) -> &'a str {
     }
 }
 
-/// What a front door makes a response of.
+/// What the front door turns into an HTTP response.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(crate) struct Answer {
+pub(crate) struct GatewayResponse {
     status_code: u16,
     #[serde(skip_serializing_if = "Option::is_none")]
     status_description: Option<String>,
@@ -221,8 +223,8 @@ pub(crate) struct Answer {
     is_base64_encoded: bool,
 }
 
-impl Answer {
-    pub(crate) async fn new(response: Response, shape: Shape) -> Result<Self, axum::Error> {
+impl GatewayResponse {
+    pub(crate) async fn new(response: Response, format: ResponseFormat) -> Result<Self, axum::Error> {
         let (parts, body) = response.into_parts();
         let body = body.collect().await?.to_bytes();
         let mut all = BTreeMap::<_, Vec<_>>::new();
@@ -230,7 +232,7 @@ impl Answer {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
             all.entry(name.as_str().to_owned()).or_default().push(value);
         }
-        let (headers, multi_value_headers) = if shape.all_values {
+        let (headers, multi_value_headers) = if format.all_values {
             (BTreeMap::new(), all)
         } else {
             (all.into_iter().map(|(name, values)| (name, values.join(", "))).collect(), BTreeMap::new())
@@ -241,7 +243,7 @@ impl Answer {
         };
         Ok(Self {
             status_code: parts.status.as_u16(),
-            status_description: shape.described.then(|| parts.status.to_string()),
+            status_description: format.described.then(|| parts.status.to_string()),
             headers,
             multi_value_headers,
             body,

@@ -1,14 +1,12 @@
-//! The server: the router on a TCP port, with limits on what peers may hold, and a clean end.
+//! The server: the router on a TCP port, with limits on what clients may hold, and a graceful shutdown.
 
 mod drain;
 pub(crate) mod reload;
 
 use crate::Error;
 use crate::http::client_ip::ClientIp;
-use crate::http::rate_limit::RateLimits;
 use axum::Router;
-use axum::extract::Request;
-use axum::middleware::{Next, from_fn};
+use axum::middleware::from_fn;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
@@ -21,38 +19,38 @@ use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tower_http::add_extension::AddExtension;
 
-/// How long the head of a request may take, also on a connection that is kept open.
+/// How long the head of a request may take, also on a connection that is kept alive.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How large the head of a request may be.
 const HEAD_BYTES: usize = 64 * 1024;
-/// How long a peer may take none of an answer.
+/// How long a client may stop reading a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long requests in flight may take once the server is to stop.
+/// How long requests in flight may take after the server was asked to stop.
 const GRACE: Duration = Duration::from_secs(25);
-/// The most connections at once, if the system allows twice as many open files. Whoever comes on top waits.
+/// The most connections at once, if the system allows twice as many open files. Further connections wait.
 const CONNECTIONS: u64 = 2048;
-/// Open files that are not for connections and what they serve.
+/// Open files for anything but connections and the files served on them.
 const RESERVED_FILES: u64 = 64;
 
-/// Serves until `stop` is done, then lets requests in flight finish.
+/// Serves until `stop` resolves, then lets requests in flight finish.
 pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) -> Result<(), Error> {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
     let graceful = GracefulShutdown::new();
-    let router = router.layer(axum::middleware::from_fn(crate::server::drain::drain));
-    let places = Arc::new(Semaphore::new(connections()));
+    let router = router.layer(from_fn(drain::drain));
+    let permits = Arc::new(Semaphore::new(connections()));
     let mut accepting = true;
     tokio::pin!(stop);
     loop {
         let next = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            (permit, listener.accept().await)
         };
-        let (place, stream, peer) = tokio::select! {
-            (place, accepted) = next => match accepted {
-                Ok((stream, peer)) => (place, stream, peer),
+        let (permit, stream, peer) = tokio::select! {
+            (permit, accepted) = next => match accepted {
+                Ok((stream, peer)) => (permit, stream, peer),
                 Err(error) => {
-                    // Out of open files, most likely: give the others time to end.
+                    // Probably out of open files: give other connections time to end.
                     if std::mem::replace(&mut accepting, false) {
                         tracing::warn!(%error, "cannot accept connections");
                     }
@@ -73,35 +71,23 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");
             }
-            drop(place);
+            drop(permit);
         });
     }
     drop(listener);
     if tokio::time::timeout(GRACE, graceful.shutdown()).await.is_err() {
-        tracing::warn!("some requests did not finish in time; they were not answered");
+        tracing::warn!("some requests did not finish in time and were not answered");
     }
     Ok(())
 }
 
-/// The router for clients that come through so many trusted proxies, and within these limits.
-pub fn with_client(router: Router, limits: Arc<RateLimits>, proxies: usize) -> Router {
-    router.layer(from_fn(move |mut request: Request, next: Next| {
-        if let Some(peer) = request.extensions().get::<ClientIp>().copied() {
-            let client = peer.behind(proxies, request.headers());
-            request.extensions_mut().insert(client);
-        }
-        request.extensions_mut().insert(Arc::clone(&limits));
-        next.run(request)
-    }))
-}
-
-/// As many as the system allows: each connection may need a second file, to serve it.
+/// As many as the system allows. Each connection may need a second open file, for what it is served.
 fn connections() -> usize {
     let files = rlimit::increase_nofile_limit(RESERVED_FILES + 2 * CONNECTIONS).unwrap_or(1024);
     (files.saturating_sub(RESERVED_FILES) / 2).clamp(1, CONNECTIONS) as usize
 }
 
-/// Resolves when the process is asked to end: SIGTERM, or Ctrl-C.
+/// Resolves at SIGTERM or Ctrl-C.
 pub fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
     use tokio::signal::unix::{SignalKind, signal};
     let listen = |kind| signal(kind).map_err(|error| Error::config("cannot listen for signals").because(error));

@@ -4,7 +4,8 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
-use tallymark_collector::http::{self, Collector};
+use tallymark_collector::http::state::Collector;
+use tallymark_collector::http::{self, Options};
 use tallymark_collector::sites::{self, Sites};
 use tallymark_collector::store::embedded::Embedded;
 use tallymark_collector::store::query::Query;
@@ -20,7 +21,7 @@ async fn its_requests_and_its_button_are_counted() {
     let collector = Arc::new(Collector { sites: Sites::from_file(&sites).unwrap(), store });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
-    let router = http::router(Arc::clone(&collector));
+    let router = http::router(Arc::clone(&collector), Options::BARE);
     tokio::spawn(tallymark_collector::server::serve(listener, router, std::future::pending()));
 
     let mut service = Command::new(env!("CARGO_BIN_EXE_axum-service"))

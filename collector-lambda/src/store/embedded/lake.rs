@@ -204,6 +204,7 @@ mod tests {
             username: "shop".into(),
             key: KeyScope::Secret,
             fingerprint: Fingerprint([number; 16]),
+            sdk: crate::ingest::checked_batch::Sdk::None,
             batch_id: uuid::Uuid::from_bytes([number; 16]).into(),
             received_at: u64::from(number) * 1_800_000,
             events: vec![event(0), event(1), event(2)],

@@ -1,0 +1,18 @@
+//! `GET /health` and `GET /ready`, for load balancers and for whoever operates the collector.
+
+use crate::http::problem::Problem;
+use crate::http::state::Shared;
+use axum::Json;
+use axum::extract::State;
+use serde_json::{Value, json};
+
+/// The process answers.
+pub(crate) async fn health() -> Json<Value> {
+    Json(json!({"status": "ok"}))
+}
+
+/// Events can be stored.
+pub(crate) async fn ready(State(app): Shared) -> Result<Json<Value>, Problem> {
+    app.readiness.check(&app.collector.store).await?;
+    Ok(Json(json!({"status": "ready"})))
+}
