@@ -186,7 +186,7 @@ pub(crate) async fn reconcile(options: Options<'_>, say: &dyn Fn(&str)) -> Resul
     wait(options.delivery.min(SETTLED), "so that all that these have counted is seen").await;
     tell("reading the counters");
     scan(&table, "c#", &mut |item| census.take_counter(&item, &mut wrong)).await?;
-    wait(options.delivery, "for the delivery of what is counted by now (--delivery)").await;
+    wait(options.delivery, "for the delivery of what is counted by now (--firehose-delay)").await;
     tell("reading the objects");
     lake.read(options.from, &census, &mut wrong).await?;
     census.compare(options.from)?;
