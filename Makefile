@@ -83,7 +83,7 @@ test-npm: npm/dist/tallymark.js
 test-browsers: npm/dist/tallymark.js
 	@.ci/tools npm browser engines
 	cargo build --workspace --all-features
-	cd npm && ENGINES=chromium,firefox,webkit TABLE=BROWSERS.md node --test test/browser.test.mjs test/faults.test.mjs
+	cd npm && ENGINES=chromium,firefox,webkit TABLE=BROWSERS.md node --test test/browser.test.mjs test/hostile-pages.test.mjs test/faults.test.mjs
 	@cat npm/BROWSERS.md
 
 test-python:

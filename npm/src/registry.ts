@@ -31,17 +31,17 @@ export function obtainTracker(given: object, source: Source, early: EarlyCall[] 
     if (options.disabled) return inertTracker({ disabledReason: "disabled" });
     const all = entries();
     const id = `${options.endpoint} ${options.username}`;
-    if (!all[id]) {
-      all[id] = outsideZones(() => ({ ...startTracker(options, source, report), options }));
+    if (all[id]) all[id].replay(early);
+    else {
+      all[id] = outsideZones(() => ({ ...startTracker(options, source, report, early), options }));
       Object.assign(all[id].tracker, { [REGISTRY]: 1 });
     }
-    const { options: first, tracker, replay } = all[id];
+    const { options: first, tracker } = all[id];
     // Functions are compared by their code.
     if (first && String(Object.values(first)) !== String(Object.values(options))) {
       report("differs", id, first, options);
       all[id].options = undefined;
     }
-    replay(early);
     return tracker;
   } catch (error) {
     report("crash", error);

@@ -23,8 +23,8 @@ export interface Running {
   replay(calls: EarlyCall[]): void;
 }
 
-/** Starts a tracker. */
-export function startTracker(options: CheckedOptions, source: Source, report: Report): Running {
+/** Starts a tracker, after the early calls. */
+export function startTracker(options: CheckedOptions, source: Source, report: Report, early: EarlyCall[]): Running {
   const warn = (problem: unknown) => {
     if (options.debug) report("refused", problem);
   };
@@ -102,6 +102,7 @@ export function startTracker(options: CheckedOptions, source: Source, report: Re
     call(...calls);
     calls.push = call;
   };
+  replay(early);
 
   const begin = () => {
     shown = true;

@@ -9,7 +9,7 @@ import { engines, openBrowser, openCollector, openSite, until } from "./support.
 
 // The stub from the README, verbatim.
 const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
-const stub = /<script>\n(window\.tallymark[\s\S]*?)<\/script>/.exec(readme)[0];
+const stub = /<script>\n(Object\.getOwn[\s\S]*?)<\/script>/.exec(readme)[0];
 
 let driver, collector, site;
 
@@ -52,6 +52,9 @@ before(async () => {
       "/blocked/tallymark.js": null,
       "/broken": html(tag(there, "broken/tallymark.js")),
       "/broken/tallymark.wasm": null,
+      "/broken/fallback.js": null,
+      "/without": html(tag(there, "without/tallymark.js")),
+      "/without/tallymark.wasm": null,
       "/twice": html(tag(there) + tag(there, "dist/tallymark.js")),
       "/bare": html(`<script src="tallymark.js" defer></script>`),
       "/module": html(`<script type="module">
@@ -208,6 +211,12 @@ for (const engine of engines)
         ),
         1,
       );
+    });
+
+    test("where the wasm is missing, the fallback does the same", async () => {
+      await open("/without");
+      await delivered(1);
+      assert.deepEqual(await errors(), []);
     });
 
     test("a tag without attributes reports that and does nothing", async () => {
