@@ -115,7 +115,7 @@ pub fn event(data: &[u8]) {
     assert_eq!(prepared.events.len() + prepared.rejected.len(), 1);
     match any {
         // It may be too large once it is written.
-        Ok(event) if !prepared.events.is_empty() => assert_eq!(prepared.events[0].key, event.key()),
+        Ok(event) if !prepared.events.is_empty() => assert_eq!(prepared.events[0].counter_key, event.key()),
         Ok(_) => assert_eq!(prepared.rejected[0].code, "event_too_large"),
         Err(invalid) => assert_eq!(prepared.rejected[0].code, invalid.code()),
     }
@@ -341,8 +341,8 @@ fn stored_line(event: &Accepted, prepared: &CheckedBatch, plain: bool) -> String
         "button_click" => "button_id",
         _ => "name",
     };
-    assert_eq!(text(key), event.key);
-    assert!(!event.key.is_empty() && event.key.len() <= limits::URL_BYTES);
+    assert_eq!(text(key), event.counter_key);
+    assert!(!event.counter_key.is_empty() && event.counter_key.len() <= limits::URL_BYTES);
     // Who reads the line reads the event that was sent.
     let again = Event::decode(json.clone()).unwrap();
     let encoded = again.encode(NOW, &mut || 7).unwrap();

@@ -23,6 +23,8 @@ enum Kind {
     Reused,
     /// The set-up is wrong: a file, an option, a key.
     Config,
+    /// A defect of the collector.
+    Internal,
 }
 
 impl Error {
@@ -37,6 +39,11 @@ impl Error {
 
     pub(crate) fn config(message: impl Into<String>) -> Self {
         Self { kind: Kind::Config, message: message.into(), source: None }
+    }
+
+    #[cfg_attr(not(feature = "server"), expect(dead_code, reason = "only the embedded store has threads"))]
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
+        Self { kind: Kind::Internal, message: message.into(), source: None }
     }
 
     pub(crate) fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -59,11 +66,16 @@ impl Error {
         self.kind == Kind::Config
     }
 
+    /// Whether it is a defect of the collector, after which the process should end.
+    pub fn is_internal(&self) -> bool {
+        self.kind == Kind::Internal
+    }
+
     /// When it is worth trying again.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.kind {
             Kind::Unavailable { retry_after } => Some(retry_after),
-            Kind::Reused | Kind::Config => None,
+            Kind::Reused | Kind::Config | Kind::Internal => None,
         }
     }
 }

@@ -25,10 +25,10 @@ use tallymark_collector::Error;
 use tallymark_collector::faults::{Plan, Proxy, Rule};
 use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint, Sdk};
 use tallymark_collector::sites::KeyScope;
+use tallymark_collector::store::Store;
 use tallymark_collector::store::aws::dynamodb::DynamoDb;
 use tallymark_collector::store::aws::firehose::Firehose;
 use tallymark_collector::store::query::Query;
-use tallymark_collector::store::{Counters, Lake, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
@@ -44,11 +44,11 @@ fn batch<K: Into<String>>(events: impl IntoIterator<Item = (&'static str, K)>) -
     let events = (0..).zip(events).map(|(index, (event_type, key))| {
         let (key, event_id) = (key.into(), EventId::new(NOW, &mut rand::random::<u64>));
         let line = json!({"event_id": event_id, "event_type": event_type, "key": key, "batch_id": batch_id});
-        Accepted { index, event_type, key, hour: NOW / HOUR, line: line.to_string() }
+        Accepted { index, event_type, counter_key: key, hour: NOW / HOUR, line: line.to_string() }
     });
     CheckedBatch {
         username: "shop".into(),
-        key: KeyScope::Secret,
+        scope: KeyScope::Secret,
         sdk: Sdk::None,
         batch_id,
         fingerprint: Fingerprint([7; 16]),
@@ -90,7 +90,7 @@ fn event_ids<'a>(lines: impl IntoIterator<Item = &'a str>) -> Vec<String> {
 }
 
 fn of(event_type: &str, key: &str) -> Query {
-    Query { username: "shop".into(), event_type: event_type.into(), key: key.into() }
+    Query { username: "shop".into(), event_type: event_type.into(), counter_key: key.into() }
 }
 
 async fn total(table: &DynamoDb, event_type: &str, key: &str) -> u64 {
@@ -322,9 +322,9 @@ async fn the_lines_of_a_record_that_failed_come_back_together() {
     let firehose = FakeFirehose::taking(|_, record| !record.contains("\n12-")).await;
     // Ten lines of 501 bytes are a record.
     assert_eq!(firehose.put(&batch).await.unwrap(), Vec::from_iter(10..20));
-    let store = Store::new(
-        Lake::Firehose(Firehose::new(&firehose.config, "lake")),
-        Counters::DynamoDb(table_of(&local_aws::config(local_aws::endpoint()).await).await),
+    let store = Store::aws(
+        Firehose::new(&firehose.config, "lake"),
+        table_of(&local_aws::config(local_aws::endpoint()).await).await,
     );
     let receipt = store.commit(batch).await.unwrap();
     assert_eq!((receipt.accepted, receipt.retry), (30, Vec::from_iter(10..20)));
@@ -374,14 +374,14 @@ async fn what_firehose_does_not_take_is_not_counted_and_comes_back_to_the_client
     let firehose = FakeFirehose::taking(|_, line| !line.contains(r#""key":"b""#)).await;
     let config = local_aws::config(local_aws::endpoint()).await;
     let table = table_of(&config).await;
-    let store = Store::new(Lake::Firehose(Firehose::new(&firehose.config, "lake")), Counters::DynamoDb(table.clone()));
+    let store = Store::aws(Firehose::new(&firehose.config, "lake"), table.clone());
     let receipt = store.commit(batch.clone()).await.unwrap();
     assert_eq!((receipt.accepted, receipt.retry.as_slice()), (2, [1].as_slice()));
     assert_eq!(table.top(&of("custom", ""), 9).await.unwrap(), [("a".into(), 1), ("c".into(), 1)]);
     assert_eq!(store.commit(batch).await.unwrap(), Receipt { duplicate: true, ..receipt });
 
     let dead = FakeFirehose::taking(|_, _| false).await;
-    let store = Store::new(Lake::Firehose(Firehose::new(&dead.config, "lake")), Counters::DynamoDb(table.clone()));
+    let store = Store::aws(Firehose::new(&dead.config, "lake"), table.clone());
     assert!(store.commit(self::batch([("custom", "a")])).await.unwrap_err().is_unavailable());
     assert_eq!(total(&table, "custom", "").await, 2);
 }
@@ -392,7 +392,7 @@ async fn what_firehose_does_not_take_is_not_counted_and_comes_back_to_the_client
 async fn a_batch_replayed_by_fifty_at_once_is_counted_once() {
     let config = local_aws::config(local_aws::endpoint()).await;
     let (stream, table) = (local_aws::new_stream().await, table_of(&config).await);
-    let store = Store::new(Lake::Firehose(Firehose::new(&config, &stream)), Counters::DynamoDb(table.clone()));
+    let store = Store::aws(Firehose::new(&config, &stream), table.clone());
     let store = Arc::new(store);
     let events = [("page_view", "https://shop.example/"), ("page_view", "https://shop.example/"), ("custom", "charge")];
     let mut batch = batch(events);
@@ -522,7 +522,7 @@ async fn a_replay_counts_what_the_first_attempt_had_decided() {
     let mut expected = BTreeMap::new();
     for event in batch.stored() {
         *expected.entry(event.hour).or_default() += 1;
-        assert_eq!(total(&table, "page_view", &event.key).await, 1, "{}", event.index);
+        assert_eq!(total(&table, "page_view", &event.counter_key).await, 1, "{}", event.index);
     }
     assert_eq!(table.series(&of("page_view", ""), 0..u64::MAX).await.unwrap(), Vec::from_iter(expected));
     assert_eq!(table.top(&of("page_view", ""), 1_000).await.unwrap().len(), 380);
@@ -706,8 +706,7 @@ async fn a_store_is_ready_when_both_its_sinks_are() {
     let config = local_aws::config(local_aws::endpoint()).await;
     let (stream, table) = (local_aws::new_stream().await, local_aws::new_table().await);
     for (stream, table, ready) in [(&*stream, &*table, true), ("gone", &table, false), (&stream, "gone", false)] {
-        let lake = Lake::Firehose(Firehose::new(&config, stream));
-        let store = Store::new(lake, Counters::DynamoDb(DynamoDb::new(&config, table)));
+        let store = Store::aws(Firehose::new(&config, stream), DynamoDb::new(&config, table));
         assert_eq!(store.ready().await.is_ok(), ready, "{stream} and {table}");
     }
 }

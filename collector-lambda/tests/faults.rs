@@ -27,10 +27,10 @@ use tallymark_collector::faults::{Fault, Plan, Proxy, Release, Report, Rule};
 use tallymark_collector::ingest::checked_batch::CheckedBatch;
 use tallymark_collector::ingest::{Arrival, prepare_batch};
 use tallymark_collector::sites::{KeyScope, Site};
+use tallymark_collector::store::Store;
 use tallymark_collector::store::aws::dynamodb::DynamoDb;
 use tallymark_collector::store::aws::firehose::Firehose;
 use tallymark_collector::store::query::{HOUR, Query};
-use tallymark_collector::store::{Counters, Lake, Store};
 use tokio::task::JoinSet;
 
 /// 2100-01-01 00:00 UTC. Not in the past: the table would forget the batches.
@@ -202,8 +202,11 @@ impl Ledger {
     async fn assert_answered(&self, place: &Place) {
         let (store, username) = (place.direct(), &self.username);
         for event_type in TYPES.map(|(event_type, _)| event_type).into_iter().chain(["lost"]) {
-            let query =
-                |key: &str| Query { username: username.clone(), event_type: event_type.into(), key: key.into() };
+            let query = |key: &str| Query {
+                username: username.clone(),
+                event_type: event_type.into(),
+                counter_key: key.into(),
+            };
             let of_type: Vec<_> = self.counts.iter().filter(|((of, _), _)| *of == event_type).collect();
             let by_key: BTreeMap<_, u64> =
                 of_type.iter().map(|((_, key), hours)| (key.clone(), hours.values().sum())).collect();
@@ -313,8 +316,7 @@ impl Place {
     }
 
     fn store(&self, config: &SdkConfig) -> Store {
-        let lake = Lake::Firehose(Firehose::new(config, &self.stream));
-        Store::new(lake, Counters::DynamoDb(DynamoDb::new(config, &self.table)))
+        Store::aws(Firehose::new(config, &self.stream), DynamoDb::new(config, &self.table))
     }
 
     fn follow(&self, plan: Plan) {

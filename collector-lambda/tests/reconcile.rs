@@ -136,7 +136,7 @@ async fn commit(data_dir: &Path, received: &[u64], events: u32) {
         let event = |index| Accepted {
             index,
             event_type: "custom",
-            key: format!("n{}", index % 2),
+            counter_key: format!("n{}", index % 2),
             hour: occurred_at / HOUR,
             line: json!({"event_id": uuid(), "event_type": "custom", "name": format!("n{}", index % 2),
                 "username": "shop", "batch_id": batch_id, "occurred_at": occurred_at, "received_at": received_at})
@@ -144,7 +144,7 @@ async fn commit(data_dir: &Path, received: &[u64], events: u32) {
         };
         let batch = CheckedBatch {
             username: "shop".into(),
-            key: KeyScope::Secret,
+            scope: KeyScope::Secret,
             sdk: Sdk::None,
             batch_id,
             fingerprint: Fingerprint::of(&[]),
@@ -362,7 +362,8 @@ async fn files_of_a_move_that_was_cut_off_are_left_alone() {
 #[tokio::test]
 async fn a_database_of_version_1_is_taken_over() {
     let store = store(&[days_ago(40), days_ago(1)], 6).await;
-    let before = "DROP TABLE pruned; DROP TABLE pruning; PRAGMA user_version = 1";
+    let before = "DROP TABLE pruned; DROP TABLE pruning; ALTER TABLE batches RENAME COLUMN scope TO key;
+        PRAGMA user_version = 1";
     database(&store.0).execute_batch(before).unwrap();
     content(&store.0, &["prune", "--keep-days", "30"]);
     commit(&store.0, &[now()], 6).await;

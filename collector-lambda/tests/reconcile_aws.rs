@@ -21,10 +21,10 @@ use std::sync::{Arc, Mutex};
 use tallymark::{BatchId, EventId};
 use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint, Sdk};
 use tallymark_collector::sites::KeyScope;
+use tallymark_collector::store::Store;
 use tallymark_collector::store::aws::dynamodb::DynamoDb;
 use tallymark_collector::store::aws::firehose::Firehose;
 use tallymark_collector::store::query::{DAY, HOUR, Query};
-use tallymark_collector::store::{Counters, Lake, Store};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -49,11 +49,11 @@ fn batch<K: Into<String>>(received_at: u64, events: impl IntoIterator<Item = (&'
         };
         let line = json!({"event_id": event_id, "event_type": event_type, name: key, "occurred_at": occurred_at,
             "username": "shop", "batch_id": batch_id, "received_at": received_at});
-        Accepted { index, event_type, key, hour: occurred_at / HOUR, line: line.to_string() }
+        Accepted { index, event_type, counter_key: key, hour: occurred_at / HOUR, line: line.to_string() }
     });
     CheckedBatch {
         username: "shop".into(),
-        key: KeyScope::Secret,
+        scope: KeyScope::Secret,
         sdk: Sdk::None,
         batch_id,
         fingerprint: Fingerprint([7; 16]),
@@ -122,7 +122,7 @@ impl Site {
 
     async fn commit(&self, batch: CheckedBatch) {
         let lake = Firehose::new(&self.config, &self.stream);
-        Store::new(Lake::Firehose(lake), Counters::DynamoDb(self.counters())).commit(batch).await.unwrap();
+        Store::aws(lake, self.counters()).commit(batch).await.unwrap();
     }
 
     /// Stores the events and does not count them.
@@ -290,8 +290,10 @@ async fn counters_of_all_kinds_are_found_right() {
         ],
     );
     // What is counted by nothing is not valid, so it never gets here.
-    let mixed =
-        CheckedBatch { events: mixed.events.into_iter().filter(|event| !event.key.is_empty()).collect(), ..mixed };
+    let mixed = CheckedBatch {
+        events: mixed.events.into_iter().filter(|event| !event.counter_key.is_empty()).collect(),
+        ..mixed
+    };
     site.commit(mixed.clone()).await;
     let wide = wide_batch();
     site.commit(wide.clone()).await;
@@ -360,7 +362,7 @@ async fn each_kind_of_damage_is_named_and_repaired() {
     assert!(repaired.ends_with("6 counters differ\nrepaired\n"), "{repaired}");
     site.assert_right(11, 0).await;
     // As who asks sees it.
-    let query = |key: &str| Query { username: "shop".into(), event_type: "custom".into(), key: key.into() };
+    let query = |key: &str| Query { username: "shop".into(), event_type: "custom".into(), counter_key: key.into() };
     site.add("s#shop#custom", "s", "shards", 2).await;
     let counters = site.counters();
     for (key, count) in [("a", 5), ("b", 3), ("never", 0), ("", 8)] {
@@ -535,8 +537,7 @@ fn traffic(site: &Arc<Site>) -> Vec<JoinHandle<()>> {
         .map(|_| {
             let site = Arc::clone(site);
             tokio::spawn(async move {
-                let lake = Lake::Firehose(Firehose::new(&site.config, &site.stream));
-                let store = Store::new(lake, Counters::DynamoDb(site.counters()));
+                let store = Store::aws(Firehose::new(&site.config, &site.stream), site.counters());
                 let mut before = None;
                 for _ in 0..30 {
                     let events = rand::random::<u64>() % 60;

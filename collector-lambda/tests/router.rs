@@ -16,8 +16,8 @@ use tallymark_collector::http::metrics::Metrics;
 use tallymark_collector::http::state::Collector;
 use tallymark_collector::http::{self, Options};
 use tallymark_collector::sites::{self, Sites};
+use tallymark_collector::store::Store;
 use tallymark_collector::store::embedded::Embedded;
-use tallymark_collector::store::{Counters, Lake, Store};
 use tower::ServiceExt;
 
 struct World {
@@ -35,7 +35,7 @@ fn world() -> World {
     let credentials = format!("shop:{}", keys.secret_key);
     let embedded = Embedded::open(&folder.0.join("data"), Duration::from_secs(3600)).unwrap();
     let metrics = Arc::new(Metrics::new(Some(embedded.clone())));
-    let store = Store::new(Lake::Directory(embedded.clone()), Counters::Sqlite(embedded));
+    let store = Store::embedded(embedded);
     let collector = Arc::new(Collector { sites: Sites::from_file(&file).unwrap(), store });
     let router = http::router(collector, Options { metrics: Some(Arc::clone(&metrics)), ..Options::BARE });
     let authorization = format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(credentials));

@@ -12,6 +12,8 @@ use tracing_subscriber::EnvFilter;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// The exit status after a defect of the collector: EX_SOFTWARE of sysexits.h.
+const INTERNAL: u8 = 70;
 /// How long work that blocks may take once all else has ended.
 const LAST_WORK: Duration = Duration::from_secs(5);
 
@@ -29,6 +31,10 @@ fn main() -> ExitCode {
     runtime.shutdown_timeout(LAST_WORK);
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is_internal() => {
+            failed(&error);
+            ExitCode::from(INTERNAL)
+        }
         Err(error) => failed(&error),
     }
 }

@@ -8,10 +8,10 @@ use crate::http::state::Collector;
 use crate::http::{Options, router};
 use crate::server::{reload, serve, stop_signal};
 use crate::sites::{self, Sites};
+use crate::store::Store;
 #[cfg(feature = "aws")]
 use crate::store::aws::{dynamodb::DynamoDb, firehose::Firehose};
 use crate::store::embedded::Embedded;
-use crate::store::{Counters, Lake, Store};
 use clap::Args;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -117,9 +117,9 @@ impl Serve {
             Some(address) => Some(bind(address).await?),
             None => None,
         };
-        let (store, embedded) = self.store().await?;
+        let store = self.store().await?;
         let collector = Arc::new(Collector { sites, store });
-        let metrics = Arc::new(Metrics::new(embedded));
+        let metrics = Arc::new(Metrics::new(collector.store.data_directory().cloned()));
         let options = Options {
             rate_limits: RateLimits::new(self.rate_limit_per_key, self.rate_limit_per_address),
             trusted_proxies: self.trusted_proxies,
@@ -134,7 +134,17 @@ impl Serve {
         let stop = stop_signal()?;
         let address = listener.local_addr().map_err(|error| Error::config("cannot listen").because(error))?;
         print(&format!("listening on http://{address}"));
-        serve(listener, router, stop).await?;
+        let mut failure = None;
+        let stop_or_failure = async {
+            tokio::select! {
+                () = stop => {}
+                error = collector.store.failed() => failure = Some(error),
+            }
+        };
+        serve(listener, router, stop_or_failure).await?;
+        if let Some(error) = failure {
+            return Err(error);
+        }
         watch.abort();
         if let Some(metrics) = metrics {
             metrics.abort();
@@ -163,39 +173,30 @@ impl Serve {
         Ok(())
     }
 
-    async fn store(&self) -> Result<(Store, Option<Embedded>), Error> {
+    async fn store(&self) -> Result<Store, Error> {
         let open = || Embedded::open(&self.data_dir, self.lake_roll_interval.into());
         #[cfg(feature = "aws")]
         let aws = async || aws_config::load_from_env().await;
-        let (lake, counters, embedded) = match (&self.lake, &self.counters) {
-            (LakeTarget::Directory, CounterTarget::Sqlite) => {
-                let embedded = open()?;
-                (Lake::Directory(embedded.clone()), Counters::Sqlite(embedded.clone()), Some(embedded))
-            }
+        let store = match (&self.lake, &self.counters) {
+            (LakeTarget::Directory, CounterTarget::Sqlite) => Store::embedded(open()?),
             // The AWS configuration is loaded only where it is used, because that may access the network.
             #[cfg(feature = "aws")]
             (LakeTarget::Directory, CounterTarget::DynamoDb(table)) => {
-                let embedded = open()?;
-                let counters = Counters::DynamoDb(DynamoDb::new(&aws().await, table));
-                (Lake::Directory(embedded.clone()), counters, Some(embedded))
+                Store::directory_and_dynamodb(open()?, DynamoDb::new(&aws().await, table))
             }
             #[cfg(feature = "aws")]
             (LakeTarget::Firehose(stream), CounterTarget::Sqlite) => {
-                let embedded = open()?;
-                let lake = Lake::Firehose(Firehose::new(&aws().await, stream));
-                (lake, Counters::Sqlite(embedded.clone()), Some(embedded))
+                Store::firehose_and_sqlite(Firehose::new(&aws().await, stream), open()?)
             }
             #[cfg(feature = "aws")]
             (LakeTarget::Firehose(stream), CounterTarget::DynamoDb(table)) => {
                 let aws = aws().await;
-                let lake = Lake::Firehose(Firehose::new(&aws, stream));
-                (lake, Counters::DynamoDb(DynamoDb::new(&aws, table)), None)
+                Store::aws(Firehose::new(&aws, stream), DynamoDb::new(&aws, table))
             }
         };
-        let store = Store::new(lake, counters);
         #[cfg(feature = "aws")]
         store.warm().await;
-        Ok((store, embedded))
+        Ok(store)
     }
 }
 

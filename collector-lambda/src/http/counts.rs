@@ -46,7 +46,7 @@ async fn count_of(app: &App, username: &str, event_type: &str, key: String) -> R
         // To the store, an empty key is the total of the type, which is not what was asked.
         return Ok(Json(json!({"count": 0})));
     }
-    let query = Query { username: username.into(), event_type: event_type.into(), key };
+    let query = Query { username: username.into(), event_type: event_type.into(), counter_key: key };
     Ok(Json(json!({"count": app.collector.store.count(query, None).await?})))
 }
 
@@ -77,7 +77,7 @@ pub(crate) async fn counts(
     let query = Query {
         username: site.username.clone(),
         event_type: asked.event_type.clone(),
-        key: asked.key.clone().unwrap_or_default(),
+        counter_key: asked.key.clone().unwrap_or_default(),
     };
     let mut answer = json!({"event_type": asked.event_type});
     if let Some(key) = &asked.key {
@@ -145,7 +145,7 @@ pub(crate) async fn top(
     if !(1..=TOP_KEYS).contains(&limit) {
         return Err(invalid_query(format!("`limit` must be from 1 to {TOP_KEYS}.")));
     }
-    let query = Query { username: site.username.clone(), event_type: event_type.clone(), key: String::new() };
+    let query = Query { username: site.username.clone(), event_type: event_type.clone(), counter_key: String::new() };
     let top = app.collector.store.top(query, limit).await?;
     let top: Vec<_> = top.into_iter().map(|(key, count)| json!({"key": key, "count": count})).collect();
     Ok(Json(json!({"event_type": event_type, "top": top})))

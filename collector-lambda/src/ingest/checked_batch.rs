@@ -1,4 +1,4 @@
-//! A batch on its way through the collector: checked, stamped, and ready to be stored and counted.
+//! A batch whose events have been checked, ready to be stored and counted.
 
 use crate::Error;
 use crate::sites::KeyScope;
@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, HashMap};
 use tallymark::{BatchId, Receipt, Rejected};
 
-/// How long a batch's marker is kept, in milliseconds: longer than any client keeps a batch.
+/// How long a batch's marker is kept, in milliseconds: longer than any client keeps a batch to retry it.
 pub const MARKER_LIFETIME: u64 = 30 * DAY;
 
 /// The client library that sent a batch. Clients may name anything, so only our own are told apart.
@@ -50,14 +50,14 @@ impl Sdk {
 pub struct CheckedBatch {
     /// The site it belongs to.
     pub username: String,
-    /// The kind of key it came with. What the public key has sent never stands in the way of what the secret
-    /// key sends, though it may guess the ids.
-    pub key: KeyScope,
+    /// The scope of the key it was sent with. The ids of each scope are apart: who guesses an id can use it with the
+    /// public key, and that is no obstacle to what the secret key sends.
+    pub scope: KeyScope,
     /// The client library that sent it.
     pub sdk: Sdk,
     /// Its id.
     pub batch_id: BatchId,
-    /// Tells another body under the same id.
+    /// Recognises another body under the same id.
     pub fingerprint: Fingerprint,
     /// When it arrived, in milliseconds since the Unix epoch.
     pub received_at: u64,
@@ -96,8 +96,8 @@ pub struct Accepted {
     pub index: u32,
     /// `page_view`, `button_click` or `custom`.
     pub event_type: &'static str,
-    /// What it is counted by.
-    pub key: String,
+    /// What it is counted by: its `url`, `button_id` or `name`.
+    pub counter_key: String,
     /// When it happened: whole hours since the Unix epoch.
     pub hour: u64,
     /// The line to store: one JSON object, without the newline.
@@ -120,14 +120,14 @@ pub const LOST: &str = "lost";
 
 /// What these batches add to which counter of which site.
 pub fn tally<'a>(batches: impl IntoIterator<Item = &'a CheckedBatch>) -> BTreeMap<(&'a str, Counter<'a>), u64> {
-    // The same few keys most of the time: found by hash, and put in order once.
+    // Mostly few distinct counters: find them by hash, and sort once.
     let mut keys = HashMap::<_, u64>::new();
     for batch in batches {
         let mut add = |event_type, key, hour, n| {
             *keys.entry((batch.username.as_str(), Counter { event_type, key, hour })).or_default() += n;
         };
-        for Accepted { event_type, key, hour, .. } in batch.stored() {
-            add(*event_type, key.as_str(), *hour, 1);
+        for Accepted { event_type, counter_key, hour, .. } in batch.stored() {
+            add(*event_type, counter_key.as_str(), *hour, 1);
         }
         for (reason, events) in &batch.lost {
             add(LOST, reason, batch.received_at / HOUR, *events);
@@ -148,11 +148,11 @@ impl CheckedBatch {
         self.events.iter().filter(|event| !self.retry.contains(&event.index))
     }
 
-    /// The batch by all but its events: what it is recognised by, and what the client has lost.
+    /// The batch without its events.
     pub fn without_events(&self) -> Self {
         Self {
             username: self.username.clone(),
-            key: self.key,
+            scope: self.scope,
             sdk: self.sdk,
             batch_id: self.batch_id,
             fingerprint: self.fingerprint,
@@ -169,12 +169,19 @@ impl CheckedBatch {
         tally([self]).into_iter().map(|((_, counter), n)| (counter, n)).collect()
     }
 
-    /// Checks that what was sent under this id before was the same.
+    /// Checks that the batch that was sent under this id before, with this fingerprint, is the same.
     pub fn check_same(&self, before: &[u8]) -> Result<(), Error> {
         if before == self.fingerprint.0 { Ok(()) } else { Err(Error::reused()) }
     }
 
-    /// What to answer, the first time.
+    /// What to answer where a batch of this id was committed before, with this fingerprint and this receipt: the receipt,
+    /// marked as a duplicate, if that batch was the same.
+    pub fn duplicate_of(&self, fingerprint: &[u8], receipt: Receipt) -> Result<Receipt, Error> {
+        self.check_same(fingerprint)?;
+        Ok(Receipt { duplicate: true, ..receipt })
+    }
+
+    /// What to answer the first time.
     pub fn receipt(&self) -> Receipt {
         Receipt {
             batch_id: self.batch_id,

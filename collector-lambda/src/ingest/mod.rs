@@ -37,7 +37,7 @@ pub struct Arrival<'a> {
 }
 
 /// Reads and checks the body of `POST /v1/batch`.
-pub fn prepare_batch(site: &Site, key: KeyScope, body: &[u8], arrival: Arrival<'_>) -> Result<CheckedBatch, Refusal> {
+pub fn prepare_batch(site: &Site, scope: KeyScope, body: &[u8], arrival: Arrival<'_>) -> Result<CheckedBatch, Refusal> {
     // The events are left as text, so that one that cannot be read does not harm its neighbours.
     let batch: Batch<&RawValue> = serde_json::from_slice(body).map_err(|error| match error.classify() {
         Category::Data => Refusal::new(Reason::InvalidBatch, error.to_string()),
@@ -52,7 +52,7 @@ pub fn prepare_batch(site: &Site, key: KeyScope, body: &[u8], arrival: Arrival<'
     let arrival = Arrival { sent_at: arrival.sent_at.or(batch.sent_at), ..arrival };
     let mut prepared = CheckedBatch {
         username: site.username.clone(),
-        key,
+        scope,
         sdk: Sdk::named(batch.sdk.as_deref()),
         batch_id: batch.batch_id,
         fingerprint: Fingerprint::of(&[body]),
@@ -63,7 +63,7 @@ pub fn prepare_batch(site: &Site, key: KeyScope, body: &[u8], arrival: Arrival<'
         lost: batch.lost,
     };
     let mut seen = HashSet::with_capacity(batch.events.len());
-    let stamp = Stamp::new(site, key, batch.batch_id, arrival);
+    let stamp = Stamp::new(site, scope, batch.batch_id, arrival);
     for (index, json) in (0..).zip(batch.events) {
         let (event, named) = decode(json.get());
         let verdict = event.and_then(|event| {
@@ -87,7 +87,7 @@ pub fn prepare_batch(site: &Site, key: KeyScope, body: &[u8], arrival: Arrival<'
 /// with, so that the same request sent again is the same batch again. `body` is what the event was read from.
 pub fn prepare_event(
     site: &Site,
-    key: KeyScope,
+    scope: KeyScope,
     event: Event,
     body: &[u8],
     idempotency_key: Option<&str>,
@@ -96,18 +96,18 @@ pub fn prepare_event(
     let batch_id = match idempotency_key {
         Some(given) => BatchId::from(uuid_of(&[
             b"idempotency-key",
-            key.as_str().as_bytes(),
+            scope.as_str().as_bytes(),
             event.event_type().as_bytes(),
             given.as_bytes(),
         ])),
         None => BatchId::new(arrival.received_at, &mut || rand::random()),
     };
     let event_id = event.event_id().unwrap_or_else(|| event_id(batch_id, 0));
-    let stamp = Stamp::new(site, key, batch_id, arrival);
+    let stamp = Stamp::new(site, scope, batch_id, arrival);
     let accepted = accept(event, event_id, 0, &stamp)?;
     Ok(CheckedBatch {
         username: site.username.clone(),
-        key,
+        scope,
         sdk: Sdk::None,
         batch_id,
         fingerprint: Fingerprint::of(&[body]),
@@ -193,7 +193,13 @@ fn accept(mut event: Event, event_id: EventId, index: u32, stamp: &Stamp<'_>) ->
     event.stamp(event_id, occurred_at, stamp.keep_ipaddress);
     let json = event.encode(occurred_at, &mut || 0)?.json;
     let line = stamp.envelope.line(json, event.useragent().is_some());
-    Ok(Accepted { index, event_type: event.event_type(), key: event.key().into(), hour: occurred_at / HOUR, line })
+    Ok(Accepted {
+        index,
+        event_type: event.event_type(),
+        counter_key: event.key().into(),
+        hour: occurred_at / HOUR,
+        line,
+    })
 }
 
 /// The time of an event by the collector's clock; never in the future.

@@ -18,9 +18,9 @@ use crate::http::state::Collector;
 use crate::http::{Options, router};
 use crate::lambda::gateway::{GatewayRequest, GatewayResponse};
 use crate::sites::Sites;
+use crate::store::Store;
 use crate::store::aws::dynamodb::DynamoDb;
 use crate::store::aws::firehose::Firehose;
-use crate::store::{Counters, Lake, Store};
 use lambda_runtime::{LambdaEvent, service_fn};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -86,7 +86,7 @@ pub async fn collector(variable: impl Fn(&str) -> Option<String>) -> Result<(Col
         }
     };
     let aws = aws_config::load_from_env().await;
-    let store = Store::new(Lake::Firehose(Firehose::new(&aws, stream)), Counters::DynamoDb(DynamoDb::new(&aws, table)));
+    let store = Store::aws(Firehose::new(&aws, stream), DynamoDb::new(&aws, table));
     let secret = secret.map(|id| SitesSecret::new(&aws, id, every));
     let json = async {
         match (&secret, json) {

@@ -442,7 +442,7 @@ fn new_key(kind: KeyScope) -> String {
     format!("{prefix}_{}", hex(&bits))
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

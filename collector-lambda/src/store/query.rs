@@ -17,7 +17,7 @@ pub struct Query {
     /// `page_view`, `button_click`, `custom` or `lost`.
     pub event_type: String,
     /// The key; empty for the total of the type.
-    pub key: String,
+    pub counter_key: String,
 }
 
 /// Hours since the Unix epoch: from the first, up to and without the last.

@@ -9,7 +9,7 @@ use tallymark_collector::http::{self, Options};
 use tallymark_collector::sites::{self, Sites};
 use tallymark_collector::store::embedded::Embedded;
 use tallymark_collector::store::query::Query;
-use tallymark_collector::store::{Counters, Lake, Store};
+use tallymark_collector::store::Store;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_requests_and_its_button_are_counted() {
@@ -17,7 +17,7 @@ async fn its_requests_and_its_button_are_counted() {
     let sites = folder.join("sites.json");
     let keys = sites::add(&sites, "tea", &[], false, |_| Ok(())).unwrap();
     let embedded = Embedded::open(&folder.join("data"), Duration::from_secs(60)).unwrap();
-    let store = Store::new(Lake::Directory(embedded.clone()), Counters::Sqlite(embedded));
+    let store = Store::embedded(embedded);
     let collector = Arc::new(Collector { sites: Sites::from_file(&sites).unwrap(), store });
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
@@ -48,7 +48,7 @@ async fn its_requests_and_its_button_are_counted() {
     assert_eq!(printed.next().unwrap().unwrap(), "delivered 5 of 5 events");
 
     let count = |event_type: &str, key: String| {
-        let query = Query { username: "tea".into(), event_type: event_type.into(), key };
+        let query = Query { username: "tea".into(), event_type: event_type.into(), counter_key: key };
         collector.store.count(query, None)
     };
     assert_eq!(count("page_view", format!("{url}/")).await.unwrap(), 4);

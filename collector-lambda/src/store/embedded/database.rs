@@ -10,7 +10,10 @@ use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const SCHEMA_VERSION: i32 = 2;
+const SCHEMA_VERSION: i32 = 3;
+
+/// The username of no site, for writes that only test whether writing works.
+pub(crate) const NOBODY: &str = "";
 
 const DATABASE: &str = "tallymark.db";
 const NEW_DATABASE: &str = "tallymark.db.new";
@@ -20,9 +23,9 @@ const CHECK_AT_START: Duration = Duration::from_secs(5);
 
 const SCHEMA: &str = "
     CREATE TABLE batches (
-        username TEXT NOT NULL, key TEXT NOT NULL, batch_id BLOB NOT NULL, fingerprint BLOB NOT NULL,
+        username TEXT NOT NULL, scope TEXT NOT NULL, batch_id BLOB NOT NULL, fingerprint BLOB NOT NULL,
         received_at INTEGER NOT NULL, receipt TEXT NOT NULL,
-        PRIMARY KEY (username, key, batch_id)
+        PRIMARY KEY (username, scope, batch_id)
     ) WITHOUT ROWID;
     CREATE INDEX batches_by_age ON batches (received_at);
     CREATE TABLE totals (
@@ -56,7 +59,14 @@ const PRUNED: &str = "
     CREATE TABLE IF NOT EXISTS pruning (file TEXT PRIMARY KEY) WITHOUT ROWID;
 ";
 
-/// Takes the data directory for this process alone, for as long as the file is kept.
+/// Since version 3.
+const SCOPE: &str = "ALTER TABLE batches RENAME COLUMN key TO scope;";
+
+/// Makes a database one that version 2 has written.
+#[cfg(test)]
+pub(crate) const TO_VERSION_2: &str = "ALTER TABLE batches RENAME COLUMN scope TO key; PRAGMA user_version = 2;";
+
+/// Locks the data directory for this process alone, for as long as the file is open.
 pub(crate) fn lock(folder: &Path) -> Result<File, Error> {
     let lock = File::create(folder.join("lock")).map_err(|error| {
         Error::config(format!("cannot write in the data directory {}", folder.display())).because(error)
@@ -240,15 +250,19 @@ fn connect(path: &PathBuf, flags: OpenFlags) -> rusqlite::Result<Connection> {
 fn prepare(db: &Connection) -> rusqlite::Result<()> {
     // FULL: a transaction is on disk before it is answered, through power loss too.
     db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;")?;
-    match db.query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0))? {
-        0 => db.execute_batch(&format!("BEGIN; {SCHEMA} {PRUNED} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")),
-        1 => db.execute_batch(&format!("BEGIN IMMEDIATE; {PRUNED} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")),
-        SCHEMA_VERSION => Ok(()),
-        other => Err(rusqlite::Error::ToSqlConversionFailure(
-            format!(
-                "it has version {other}, and this collector knows {SCHEMA_VERSION}: use the collector that wrote it"
-            )
-            .into(),
-        )),
-    }
+    let migration = match db.query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0))? {
+        0 => format!("{SCHEMA} {PRUNED}"),
+        1 => format!("{PRUNED} {SCOPE}"),
+        2 => SCOPE.into(),
+        SCHEMA_VERSION => return Ok(()),
+        other => {
+            return Err(rusqlite::Error::ToSqlConversionFailure(
+                format!(
+                    "it has version {other}, and this collector knows {SCHEMA_VERSION}: use the collector that wrote it"
+                )
+                .into(),
+            ));
+        }
+    };
+    db.execute_batch(&format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))
 }

@@ -24,7 +24,9 @@
 
 use crate::ingest::checked_batch::{LOST, MARKER_LIFETIME};
 use crate::maintenance::reconcile::{self as compare, failed, read_line};
-use crate::store::aws::dynamodb::{self, Add, DynamoDb, HOURS, Item, Marker, TRANSACTION_ADDS};
+use crate::store::aws::dynamodb::keys::{self, HOURS, Item};
+use crate::store::aws::dynamodb::parts::{Add, Marker, TRANSACTION_ADDS};
+use crate::store::aws::dynamodb::{Attempt, DynamoDb};
 use crate::store::aws::{self, Backoff};
 use crate::store::embedded::lake::LINE_BYTES;
 use crate::store::query::{DAY, HOUR};
@@ -344,7 +346,7 @@ impl Census {
             Ok(read) => read,
             Err(why) => return Ok(Err(why)),
         };
-        let key = self.key(&dynamodb::marked(&counter_key), Some(&counter_key))?;
+        let key = self.key(&keys::marked(&counter_key), Some(&counter_key))?;
         let counted: Option<bool> = self
             .db
             .prepare_cached("SELECT max(received_at = ?3 AND whole) FROM markers WHERE username = ?1 AND batch_id = ?2")
@@ -442,8 +444,8 @@ fn attribute(row: &Row<'_>) -> rusqlite::Result<(Place, String, i64, Option<Stri
         key => format!("#{}", key.as_str()?),
     };
     let (sk, attribute, name) = match row.get::<_, Option<u64>>("day")? {
-        None => (dynamodb::total_of(&marked), "n".into(), row.get("name")?),
-        Some(day) => (dynamodb::day_of(&marked, day), format!("h{}", row.get::<_, u64>("hour")?), None),
+        None => (keys::total_of(&marked), "n".into(), row.get("name")?),
+        Some(day) => (keys::day_of(&marked, day), format!("h{}", row.get::<_, u64>("hour")?), None),
     };
     let place = (row.get("username")?, row.get("event_type")?, row.get("shard")?, sk);
     Ok((place, attribute, row.get("n")?, name))
@@ -470,7 +472,7 @@ impl Turn {
     }
 
     fn key() -> Item {
-        dynamodb::item_key("r".into(), "r".into())
+        keys::item_key("r".into(), "r".into())
     }
 
     /// Adds to these items, once.
@@ -481,18 +483,13 @@ impl Turn {
         let items: Vec<_> = std::iter::once(self.put(table)).chain(adds).collect::<Result<_, _>>()?;
         let mut backoff = Backoff::new();
         loop {
-            let call = table.client.transact_write_items().set_transact_items(Some(items.clone()));
-            let Err(error) = call.send().await else { break };
-            let reasons = dynamodb::cancellation_reasons(&error);
-            if reasons.first() == Some(&"ConditionalCheckFailed") {
-                if Self::last(table).await?.as_ref() == Some(&self.next) {
-                    break;
+            match table.try_transaction(items.clone(), &mut backoff).await? {
+                Attempt::Done => break,
+                Attempt::ConditionFailed if Self::last(table).await?.as_ref() == Some(&self.next) => break,
+                Attempt::ConditionFailed => {
+                    return Err(Error::config("not repaired to the end: another repair came between; run it again"));
                 }
-                return Err(Error::config("not repaired to the end: another repair came between; run it again"));
-            }
-            let is_final = aws::is_refusal(&error) || reasons.contains(&"ValidationError");
-            if is_final || !backoff.wait_after(&error).await {
-                return Err(table.unavailable(error));
+                Attempt::Retry { .. } => {}
             }
         }
         let (by, part) = self.next.clone();
@@ -504,7 +501,7 @@ impl Turn {
         let (by, part) = &self.next;
         let mut item = Self::key();
         item.insert("by".into(), AttributeValue::S(by.clone()));
-        item.insert("part".into(), dynamodb::number(part));
+        item.insert("part".into(), keys::number(part));
         let put = Put::builder().table_name(&table.table).set_item(Some(item));
         let put = match &self.last {
             None => put.condition_expression("attribute_not_exists(pk)"),
@@ -513,9 +510,9 @@ impl Turn {
                 .expression_attribute_names("#by", "by")
                 .expression_attribute_names("#part", "part")
                 .expression_attribute_values(":by", AttributeValue::S(by.clone()))
-                .expression_attribute_values(":part", dynamodb::number(part)),
+                .expression_attribute_values(":part", keys::number(part)),
         };
-        Ok(TransactWriteItem::builder().put(put.build().map_err(dynamodb::cannot_build)?).build())
+        Ok(TransactWriteItem::builder().put(put.build().map_err(keys::cannot_build)?).build())
     }
 }
 
