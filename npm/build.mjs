@@ -106,8 +106,14 @@ async function buildScripts() {
   };
   const script = { define, format: "iife" };
   const module = { define, format: "esm", external: ["react", "./index.js", "./fallback.js"] };
-  await bundle("src/index.ts", "index.js", module);
-  await bundle("src/react.ts", "react.js", module);
+  for (const name of ["index", "react", "testing"]) {
+    await bundle(`src/${name}.ts`, `${name}.js`, module);
+    // For Jest and other CommonJS. Copies of the package in one page share their trackers.
+    await bundle(`src/${name}.ts`, `${name}.cjs`, { ...module, format: "cjs" });
+  }
+  // There is nothing in it but a type.
+  writeFileSync("dist/window.js", "export {};\n");
+  writeFileSync("dist/window.cjs", '"use strict";\n');
   await bundle("src/script.ts", "tallymark.js", script);
   await bundle("src/fallback.ts", "fallback.js", { format: "esm" });
 }
@@ -136,13 +142,19 @@ async function bundle(entry, name, options) {
     format: { preserve_annotations: true },
     sourceMap: { content: map, includeSources: true, url: `${name}.map` },
   });
-  writeFileSync(`dist/${name}`, minified.code);
+  // In CommonJS, the other entries are CommonJS too.
+  const own = options.format === "cjs" ? minified.code.replaceAll('"./index.js"', '"./index.cjs"') : minified.code;
+  writeFileSync(`dist/${name}`, own);
   writeFileSync(`dist/${name}.map`, minified.map);
 }
 
 function buildTypes() {
   run("node_modules/.bin/tsc", ["--emitDeclarationOnly"]);
-  for (const name of ["index", "react", "types"]) copyFileSync(`build/types/src/${name}.d.ts`, `dist/${name}.d.ts`);
+  for (const name of ["index", "react", "testing", "types", "window"]) {
+    const types = readFileSync(`build/types/src/${name}.d.ts`, "utf8");
+    writeFileSync(`dist/${name}.d.ts`, types);
+    writeFileSync(`dist/${name}.d.cts`, types.replaceAll('.js"', '.cjs"'));
+  }
   // The package contains its licences.
   for (const name of ["LICENSE-MIT", "LICENSE-APACHE"]) copyFileSync(`../${name}`, name);
 }

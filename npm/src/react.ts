@@ -6,18 +6,21 @@ import { type AnyEvents, createTracker, type Options, type Tracker } from "./ind
 
 const Context = createContext<Tracker | undefined>(undefined);
 
-/** The properties of `TallymarkProvider`. */
-export interface TallymarkProviderProps {
-  /** The tracker's options. Later changes are ignored. */
-  options: Options;
-  children?: ReactNode;
-}
+/** The properties of `TallymarkProvider`: options, or a tracker that exists, such as one of `tallymark/testing`. */
+export type TallymarkProviderProps = { children?: ReactNode } & (
+  | {
+      /** The tracker's options. Later changes are ignored. */
+      options: Options;
+      tracker?: undefined;
+    }
+  | { tracker: Tracker; options?: undefined }
+);
 
 /** Starts a tracker for the components inside it. */
-export function TallymarkProvider({ options, children }: TallymarkProviderProps): ReactElement {
+export function TallymarkProvider({ options, tracker, children }: TallymarkProviderProps): ReactElement {
   // Asking again for the same endpoint and username returns the same tracker.
-  const [tracker] = useState(() => createTracker(options));
-  return createElement(Context.Provider, { value: tracker }, children);
+  const [value] = useState(() => tracker ?? createTracker(options!));
+  return createElement(Context.Provider, { value }, children);
 }
 
 /**

@@ -14,17 +14,15 @@ const NOW = 1_763_673_600_000;
 const FILES = [
   "fallback.js",
   "fallback.js.map",
-  "index.d.ts",
-  "index.js",
-  "index.js.map",
-  "react.d.ts",
-  "react.js",
-  "react.js.map",
+  ...["index", "react", "testing", "window"].flatMap((name) =>
+    ["cjs", "cjs.map", "d.cts", "d.ts", "js", "js.map"].map((type) => `${name}.${type}`),
+  ),
   "tallymark.js",
   "tallymark.js.map",
   "tallymark.wasm",
+  "types.d.cts",
   "types.d.ts",
-];
+].filter((file) => !/^window.*map$/.test(file));
 
 test("the package contains the expected files only", () => {
   const [{ files }] = JSON.parse(
@@ -42,7 +40,7 @@ test("the package contains the expected files only", () => {
 
 test("all exported files exist", () => {
   const { exports, sideEffects } = JSON.parse(readFileSync(new URL("package.json", cwd), "utf8"));
-  const paths = Object.values(exports).flatMap((entry) => (typeof entry === "string" ? entry : Object.values(entry)));
+  const paths = Object.values(exports).flatMap((entry) => Object.values(entry).flatMap(Object.values));
   for (const path of [...paths, ...sideEffects]) assert.ok(existsSync(new URL(path, cwd)), path);
 });
 
@@ -84,7 +82,7 @@ test("its types are found in every module resolution", async () => {
       "--pack",
       ".",
       "--profile",
-      "esm-only",
+      "strict",
       "--exclude-entrypoints",
       "./tallymark.js",
       "./tallymark.wasm",
@@ -129,6 +127,33 @@ test("on a server a tracker does nothing and does not keep the process alive", (
     failed: null,
   };
   assert.deepEqual(JSON.parse(said), [nothing, true]);
+});
+
+test("CommonJS gets the same package, and its recording tracker sees what a test needs", () => {
+  const script = `
+    const assert = require("node:assert/strict");
+    const { createTracker } = require("tallymark");
+    assert.equal(createTracker({}).status().made, 0);
+    assert.ok(require("tallymark/react").TallymarkProvider);
+    const { createRecordingTracker } = require("tallymark/testing");
+    const tracker = createRecordingTracker();
+    tracker.identify("anna");
+    tracker.pageView({ url: "https://shop.example/" });
+    tracker.click("buy", { price: 2.4 });
+    tracker.track("charge", { value: 100 });
+    assert.deepEqual(
+      tracker.events.map(({ event_type, user_id, button_id, name, properties }) => [event_type, user_id, button_id ?? name, properties]),
+      [["page_view", "anna", undefined, undefined], ["button_click", "anna", "buy", { price: 2.4 }], ["custom", "anna", "charge", { value: 100 }]],
+    );
+    assert.throws(() => tracker.track("x".repeat(129)), /name_too_long/);
+    tracker.optOut();
+    tracker.track("unseen");
+    assert.equal(tracker.status().made, 3);
+    tracker.reset();
+    assert.deepEqual(tracker.events, []);
+    assert.throws(() => tracker.track("x", [1]), /invalid_properties/);
+  `;
+  execFileSync(process.execPath, ["-e", script], { cwd, stdio: "inherit", timeout: 20_000 });
 });
 
 /** A host for a core, whose batches are numbers of events. It records all calls. */
