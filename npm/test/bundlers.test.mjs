@@ -313,7 +313,7 @@ test("the examples in the README compile", () => {
   rmSync(folder, { recursive: true, force: true });
   mkdirSync(folder, { recursive: true });
   const shown = [...readFileSync(join(apps, "../../README.md"), "utf8").matchAll(/^```tsx?\n([\s\S]*?)^```/gm)];
-  assert.equal(shown.length, 3);
+  assert.equal(shown.length, 4);
   shown.forEach(([, code], number) => writeFileSync(join(folder, `${number}.tsx`), code));
   const compilerOptions = {
     strict: true,
