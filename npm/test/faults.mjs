@@ -429,7 +429,7 @@ export const rows = [
       await page.open("/");
       await track(page, "a");
       await flush(page);
-      assert.equal((await page.status()).off, "gpc");
+      assert.equal((await page.status()).disabledReason, "gpc");
       assert.equal((await page.status()).made, 0);
       assert.deepEqual(await keptIn(page), []);
       return [];
@@ -443,7 +443,7 @@ export const rows = [
       await page.run("tallymark.optOut()");
       await track(page, "unseen");
       await page.open("/next");
-      assert.equal((await page.status()).off, "opted_out");
+      assert.equal((await page.status()).disabledReason, "opted_out");
       await page.run("tallymark.optIn()");
       await track(page, "a");
       return ["/", "a"];
