@@ -1,13 +1,13 @@
-//! What can go wrong in the collector itself, as opposed to in a request (see [`crate::http::problem`]).
+//! Errors of the collector itself. Errors of a request are in `http::problem`.
 
 use std::error::Error as StdError;
 use std::fmt;
 use std::time::Duration;
 
-/// The longest that a client is asked to stay away.
+/// The longest time that a client is asked to wait before a retry.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
-/// A failure of the collector.
+/// An error of the collector.
 #[derive(Debug)]
 pub struct Error {
     kind: Kind,
@@ -17,11 +17,11 @@ pub struct Error {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Kind {
-    /// A sink cannot be used now.
+    /// The lake or the counters cannot be used now.
     Unavailable { retry_after: Duration },
-    /// An id was used before, for something else.
-    Reused,
-    /// The set-up is wrong: a file, an option, a key.
+    /// The id belongs to a different batch or event.
+    IdConflict,
+    /// The configuration is wrong: a file, an option or a key.
     Config,
     /// A defect of the collector.
     Internal,
@@ -32,9 +32,9 @@ impl Error {
         Self { kind: Kind::Unavailable { retry_after }, message: what.into(), source: None }
     }
 
-    pub(crate) fn reused() -> Self {
-        let message = "Something else was sent before under the same id";
-        Self { kind: Kind::Reused, message: message.into(), source: None }
+    pub(crate) fn id_conflict() -> Self {
+        let message = "A different batch or event was received before under the same id";
+        Self { kind: Kind::IdConflict, message: message.into(), source: None }
     }
 
     pub(crate) fn config(message: impl Into<String>) -> Self {
@@ -46,22 +46,22 @@ impl Error {
         Self { kind: Kind::Internal, message: message.into(), source: None }
     }
 
-    pub(crate) fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+    pub(crate) fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Whether a sink could not be used; the same request may succeed later.
+    /// Whether the lake or the counters could not be used. The same request may succeed later.
     pub fn is_unavailable(&self) -> bool {
         matches!(self.kind, Kind::Unavailable { .. })
     }
 
-    /// Whether an id was used before, for something else.
-    pub fn is_reused(&self) -> bool {
-        self.kind == Kind::Reused
+    /// Whether the id belongs to a different batch or event, received before.
+    pub fn is_id_conflict(&self) -> bool {
+        self.kind == Kind::IdConflict
     }
 
-    /// Whether the set-up is wrong, so that nothing will help but changing it.
+    /// Whether the configuration is wrong and must be changed.
     pub fn is_config(&self) -> bool {
         self.kind == Kind::Config
     }
@@ -71,11 +71,11 @@ impl Error {
         self.kind == Kind::Internal
     }
 
-    /// When it is worth trying again.
+    /// How long to wait before a retry, if one may help.
     pub fn retry_after(&self) -> Option<Duration> {
         match self.kind {
             Kind::Unavailable { retry_after } => Some(retry_after),
-            Kind::Reused | Kind::Config | Kind::Internal => None,
+            Kind::IdConflict | Kind::Config | Kind::Internal => None,
         }
     }
 }
@@ -92,7 +92,7 @@ impl StdError for Error {
     }
 }
 
-/// An error and all that caused it, on one line.
+/// An error and its causes, on one line.
 pub fn chain(error: &dyn StdError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

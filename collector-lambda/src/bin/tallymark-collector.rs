@@ -8,18 +8,18 @@ use std::time::Duration;
 use tallymark_collector::cli::Cli;
 use tracing_subscriber::EnvFilter;
 
-/// Requests are many small pieces of memory, made by one thread and given back by another.
+/// Requests allocate many small pieces, which are often freed by another thread. mimalloc is faster at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The exit status after a defect of the collector: EX_SOFTWARE of sysexits.h.
 const INTERNAL: u8 = 70;
-/// How long work that blocks may take once all else has ended.
+/// How long blocking work may take after everything else has ended.
 const LAST_WORK: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let filter = EnvFilter::builder().with_default_directive(tracing::Level::INFO.into()).from_env_lossy();
-    // One JSON object a line. A log that cannot be written is no reason to fail.
+    // One JSON object a line. Failing to write the log must not stop the collector.
     let log = tracing_subscriber::fmt().json().flatten_event(true).with_span_list(false).log_internal_errors(false);
     log.with_env_filter(filter).with_writer(std::io::stderr).init();
     let cli = Cli::parse();

@@ -18,9 +18,9 @@ fn log() {
     let level = ["AWS_LAMBDA_LOG_LEVEL", "RUST_LOG"].into_iter().find_map(|name| std::env::var(name).ok());
     let filter = level.and_then(|level| level.parse().ok());
     let filter = filter.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO));
-    // At TRACE the runtime would log whole events, keys and all.
+    // At TRACE the runtime would log whole events with their keys.
     let filter = filter.with_target("lambda_runtime", LevelFilter::INFO);
-    // A log that cannot be written is no reason to fail.
+    // Failing to write the log must not stop the function.
     let log = tracing_subscriber::fmt::layer().json().flatten_event(true).with_current_span(false);
     tracing_subscriber::registry().with(log.log_internal_errors(false)).with(filter).init();
 }

@@ -132,7 +132,7 @@ impl Serve {
         let watch = tokio::spawn(reload::watch(Arc::clone(&collector), self.sites.clone(), known)?);
         // Before the address is printed: whoever reads it may already send signals.
         let stop = stop_signal()?;
-        let address = listener.local_addr().map_err(|error| Error::config("cannot listen").because(error))?;
+        let address = listener.local_addr().map_err(|error| Error::config("cannot listen").with_source(error))?;
         print(&format!("listening on http://{address}"));
         let mut failure = None;
         let stop_or_failure = async {
@@ -157,10 +157,11 @@ impl Serve {
     /// Refuses to serve a folder that holds the data directory or the sites file.
     fn check_files(&self) -> Result<(), Error> {
         let Some(folder) = &self.files else { return Ok(()) };
-        let folder = std::fs::canonicalize(folder)
-            .map_err(|error| Error::config(format!("cannot serve the folder {}", folder.display())).because(error))?;
+        let folder = std::fs::canonicalize(folder).map_err(|error| {
+            Error::config(format!("cannot serve the folder {}", folder.display())).with_source(error)
+        })?;
         std::fs::create_dir_all(&self.data_dir)
-            .map_err(|error| Error::config("cannot make the data directory").because(error))?;
+            .map_err(|error| Error::config("cannot make the data directory").with_source(error))?;
         for private in [&self.data_dir, &self.sites] {
             if std::fs::canonicalize(private).is_ok_and(|private| private.starts_with(&folder)) {
                 return Err(Error::config(format!(
@@ -208,5 +209,5 @@ fn at_least_a_second(text: &str) -> Result<humantime::Duration, String> {
 
 async fn bind(address: &str) -> Result<TcpListener, Error> {
     let listener = TcpListener::bind(address).await;
-    listener.map_err(|error| Error::config(format!("cannot listen on {address}")).because(error))
+    listener.map_err(|error| Error::config(format!("cannot listen on {address}")).with_source(error))
 }

@@ -327,11 +327,11 @@ impl Proxy {
     /// Listens at an address, such as `127.0.0.1:0`, for calls to pass on to AWS at `to`, such as
     /// `http://127.0.0.1:4566`.
     pub async fn start(listen: &str, to: &str, plan: Plan) -> Result<Self, Error> {
-        let to: Uri = to.parse().map_err(|error| Error::config("that is no URL").because(error))?;
+        let to: Uri = to.parse().map_err(|error| Error::config("that is no URL").with_source(error))?;
         if to.scheme_str() != Some("http") || to.authority().is_none() {
             return Err(Error::config("local AWS is at an http:// URL"));
         }
-        let cannot_listen = |error| Error::config(format!("cannot listen on {listen}")).because(error);
+        let cannot_listen = |error| Error::config(format!("cannot listen on {listen}")).with_source(error);
         let listener = TcpListener::bind(listen).await.map_err(cannot_listen)?;
         let address = listener.local_addr().map_err(cannot_listen)?;
         let client =

@@ -1,21 +1,21 @@
-//! Who is on the other end, as far as the front door can tell.
+//! The client's address, as far as the front door knows it.
 
 use axum::http::{Extensions, HeaderMap};
 use std::net::{IpAddr, SocketAddr};
 
-/// The address of the client, which the front door puts into each request's extensions.
+/// The client's address. The front door puts it into each request's extensions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ClientIp(pub IpAddr);
 
 impl ClientIp {
-    /// What the front door has said.
+    /// The address in a request's extensions.
     pub(crate) fn of(extensions: &Extensions) -> Option<IpAddr> {
         extensions.get().map(|Self(address)| address.to_canonical())
     }
 
-    /// The address that the outermost of so many trusted proxies has seen. Each appends to `X-Forwarded-For` whom
-    /// it got the request from, so what is further left may be anybody's invention. Where the header is shorter,
-    /// the request has not come through all of them, and nothing in it can be trusted.
+    /// The address that the outermost of `proxies` trusted proxies has seen. Each proxy appends its peer's address to
+    /// `X-Forwarded-For`; anything further left may be forged by the client. If the header has fewer entries, the
+    /// request did not come through all proxies, and none of them can be trusted.
     pub fn behind(self, proxies: usize, headers: &HeaderMap) -> Self {
         let Some(from_right) = proxies.checked_sub(1) else { return self };
         let lines: Vec<_> = headers.get_all("x-forwarded-for").iter().collect();
@@ -24,7 +24,7 @@ impl ClientIp {
     }
 }
 
-/// Some proxies add the port.
+/// An address, without the port that some proxies append.
 pub(crate) fn address(text: &str) -> Option<IpAddr> {
     text.parse().ok().or_else(|| text.parse().ok().map(|socket: SocketAddr| socket.ip()))
 }

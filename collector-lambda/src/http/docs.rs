@@ -1,4 +1,4 @@
-//! `GET /docs`: the OpenAPI document as a page. It is made here, so that it needs no script and no other host.
+//! `GET /docs`: the OpenAPI document as a page. It is rendered here, so that it needs no script and no other host.
 
 use crate::http::openapi::document;
 use axum::http::{HeaderValue, header};
@@ -17,7 +17,7 @@ table{border-collapse:collapse}td,th{text-align:left;vertical-align:top;padding:
 @media(prefers-color-scheme:dark){body{color:#ddd;background:#181818}pre{background:#262626}a{color:#8bf}}";
 
 static PAGE: LazyLock<String> = LazyLock::new(page);
-/// Nothing but this one style, from nowhere, into nobody's frame.
+/// Allows this one style, and no scripts, other hosts or frames.
 static POLICY: LazyLock<HeaderValue> = LazyLock::new(|| {
     let style = STANDARD.encode(Sha256::digest(STYLE));
     let policy = format!(
@@ -36,7 +36,7 @@ fn page() -> String {
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head><body><h1>{title} \
-         {}</h1><p>{}</p><p>As <a href=\"openapi.json\">OpenAPI 3.1</a></p>",
+         {}</h1><p>{}</p><p>The same as <a href=\"openapi.json\">OpenAPI 3.1</a></p>",
         words(&info["version"]),
         words(&info["description"]),
         title = words(&info["title"])
@@ -58,7 +58,7 @@ fn page() -> String {
 fn show_operation(page: &mut String, method: &str, path: &str, operation: &Value) {
     let method = method.to_ascii_uppercase();
     let _ = write!(page, "<h2><code>{} {}</code></h2>", escaped(&method), escaped(path));
-    let key = if operation.get("security").is_some() { " With a key." } else { "" };
+    let key = if operation.get("security").is_some() { " Requires a key." } else { "" };
     let _ = write!(page, "<p>{}.{key} {}</p><table>", words(&operation["summary"]), words(&operation["description"]));
     for parameter in operation["parameters"].as_array().into_iter().flatten() {
         let needed = if parameter["required"] == true { " (required)" } else { "" };
@@ -95,7 +95,7 @@ fn members(object: &Value) -> impl Iterator<Item = (&String, &Value)> {
     object.as_object().into_iter().flatten()
 }
 
-/// Text, with what is between backticks as code.
+/// Text as HTML, with code between backticks.
 fn words(text: &Value) -> String {
     let text = escaped(text.as_str().unwrap_or_default());
     let mut parts = text.split('`');

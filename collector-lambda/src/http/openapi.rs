@@ -1,4 +1,4 @@
-//! The OpenAPI document, made from the limits, the kinds of problems and the routes' own constants.
+//! The OpenAPI document, generated from the limits, the kinds of problems and the routes' constants.
 
 use crate::http::body::GZIP_MEMBERS;
 use crate::http::headers::IDEMPOTENCY_KEY_BYTES;
@@ -26,7 +26,7 @@ pub(crate) async fn answer() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], TEXT.as_str())
 }
 
-/// What any key may meet.
+/// Problems of every route that requires a key.
 const KEY: &[&Kind] = &[&AUTH_REQUIRED, &AUTH_MALFORMED, &AUTH_FAILED];
 const WRITE: &[&Kind] = &[
     &ORIGIN_NOT_ALLOWED,
@@ -51,90 +51,89 @@ fn make() -> Value {
             "title": "Tallymark collector",
             "version": env!("CARGO_PKG_VERSION"),
             "description": format!("Counts page views, button clicks and custom events, each exactly once. Times are \
-                milliseconds since the Unix epoch. The lengths of text are bytes of UTF-8. A member that is null is \
-                absent, and one that is not known is ignored; a parameter that is not known is refused where \
-                parameters are taken. Bodies are JSON, plain or as a gzip of at most {GZIP_MEMBERS} members. A path \
-                that is not here is answered 404 `not_found`, a method that is not here 405 `method_not_allowed`. \
-                What can be got by GET answers HEAD too, and every path the preflights of browsers, without a key. \
-                Every answer carries an `x-request-id`; one that does not is that of a proxy or a gateway in front, such as \
-                Lambda's, with limits of its own, or of what is no HTTP/1.1 request: 400, or 431 if its head is too \
-                large, without a body."),
+                milliseconds since the Unix epoch. The lengths of text are bytes of UTF-8. A null member is the same as an \
+                absent one. Unknown members of a body are ignored; unknown query parameters are refused. Bodies are \
+                JSON, plain or gzip with at most {GZIP_MEMBERS} members. Any other path is answered 404 `not_found`, any \
+                other method 405 `method_not_allowed`. Every GET route also answers HEAD. CORS preflights need no key. \
+                Every response of the collector carries an `x-request-id`. A response without one comes from a proxy or \
+                gateway in front, which may have limits of its own, or answers a request that is not HTTP/1.1 (400) or \
+                has too large a head (431), without a body."),
         },
         "security": [],
         "paths": {
             "/v1/batch": {"post": write(
                 "Send a batch",
                 &format!(
-                    "The same bytes under the same `batch_id` are counted once, however often they are sent. Each \
-                     event gets its own verdict. A body has at most {} bytes, decoded, and {} events.",
+                    "A batch is counted once, however often the same bytes are sent under the same `batch_id`. Each event \
+                     is accepted or rejected by itself. A body has at most {} bytes after decoding, and {} events.",
                     limits::BATCH_BYTES, limits::BATCH_EVENTS
                 ),
                 "Batch", "Receipt", BATCH, vec![request_header(
                     "tallymark-sent-at",
-                    "When it is sent, by the client's clock. The times of events are corrected by it; what is no \
-                     number is not looked at.",
+                    "When the request is sent, by the client's clock, in milliseconds since the Unix epoch. If that clock is \
+                     wrong, the events' times are corrected. A value that is not a number is ignored.",
                     json!({"type": "string"}),
                 )],
             )},
             "/web/page_view": {"post": single("Send a page view", "PageView")},
             "/button/click": {"post": single("Send a button click", "ButtonClick")},
             "/track": {"post": single("Send any JSON object as a custom event", "Track")},
-            "/web/page_view/count": {"get": read("How often a page was viewed", "Count", vec![
-                query("url", "The page, exactly as it was sent.", true, json!({"type": "string"})),
+            "/web/page_view/count": {"get": read("Count the views of a page", "Count", vec![
+                query("url", "The page's URL, exactly as it was sent.", true, json!({"type": "string"})),
             ])},
-            "/button/click/count": {"get": read("How often a button was clicked", "Count", vec![
-                query("button_id", "The button.", true, json!({"type": "string"})),
+            "/button/click/count": {"get": read("Count the clicks on a button", "Count", vec![
+                query("button_id", "The button's id, exactly as it was sent.", true, json!({"type": "string"})),
             ])},
-            "/v1/counts": {"get": read("A total, or a series", "Counts", vec![
+            "/v1/counts": {"get": read("Count events, in total or by hour or day", "Counts", vec![
                 event_type(),
-                query("key", "Only what has this url, button_id, name or reason.", false, json!({"type": "string"})),
-                query("from", "From this time on, rounded down to a whole hour or interval.", false, time()),
-                query("to", "Up to this time, rounded up; now unless given. It must be after `from`.", false, time()),
+                query("key", "Count only events with this `url`, `button_id`, `name` or loss reason.", false, json!({"type": "string"})),
+                query("from", "Start time, rounded down to a whole hour or interval.", false, time()),
+                query("to", "End time, rounded up. Default: now. It must be after `from`.", false, time()),
                 query(
                     "interval",
-                    &format!("Asks for a series of at most {SERIES_POINTS} steps: by hour of a day, or by day of 30 \
-                              days, unless `from` says otherwise."),
+                    &format!("Adds a series with one point for each hour or day, at most {SERIES_POINTS}. Default for \
+                              `from`: a day before `to` by hour, 30 days by day."),
                     false,
                     json!({"type": "string", "enum": ["hour", "day"]}),
                 ),
             ])},
-            "/v1/counts/top": {"get": read("The keys counted most", "Top", vec![
+            "/v1/counts/top": {"get": read("List the most frequent keys", "Top", vec![
                 event_type(),
-                query("limit", "How many.", false,
+                query("limit", "How many keys.", false,
                     json!({"type": "integer", "minimum": 1, "maximum": TOP_KEYS, "default": 10})),
             ])},
-            "/v1/limits": {"get": open("The limits of batches and events", "Limits", &[])},
-            "/health": {"get": open("Whether the process answers", "Status", &[])},
+            "/v1/limits": {"get": open("Get the limits of batches and events", "Limits", &[])},
+            "/health": {"get": open("Check that the process answers", "Status", &[])},
             "/ready": {"get": open(
-                "Whether events can be stored: looks at the sinks, at most once a second", "Status", &[&NOT_READY])},
-            "/openapi.json": {"get": open("This document", "Document", &[])},
+                "Check that events can be stored. The store is checked at most once a second", "Status", &[&NOT_READY])},
+            "/openapi.json": {"get": open("Get this document", "Document", &[])},
             "/docs": {"get": page()},
         },
         "components": {
             "securitySchemes": {"key": {
                 "type": "http", "scheme": "basic",
-                "description": "The site's username, and as the password one of its keys. The secret key writes and \
-                    reads. The write key only writes, and only from the site's origins.",
+                "description": "The site's username, with one of its keys as the password. The secret key may write and \
+                    read. The write key may only write, and only from the site's origins.",
             }},
             "schemas": {
                 "Batch": object(&["batch_id", "events"], json!({
                     "batch_id": {"type": "string", "format": "uuid"},
                     "sent_at": {"type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX,
-                        "description": "When it was sent; the header `tallymark-sent-at` goes before it."},
-                    "sdk": {"type": ["string", "null"], "description": "Names the client."},
+                        "description": "When it was sent. The header `tallymark-sent-at` takes precedence."},
+                    "sdk": {"type": ["string", "null"], "description": "The client library and its version."},
                     "lost": {
                         "type": "object", "maxProperties": limits::LOST_REASONS,
                         "propertyNames": {"pattern": format!("^[a-z0-9_]{{1,{REASON_BYTES}}}$")},
                         "additionalProperties": {"type": "integer", "minimum": 0, "maximum": LOST_EVENTS},
-                        "description": "Events the client has lost since it last said so, by reason.",
+                        "description": "Events that the client has lost and not reported before, by reason.",
                     },
                     "events": {"type": "array", "maxItems": limits::BATCH_EVENTS, "items": {"anyOf": [
                         {"$ref": "#/components/schemas/Event"},
-                        {"description": "Anything else is `rejected` in the receipt, and does its neighbours no harm."},
+                        {"description": "Anything else is `rejected` in the receipt. The other events are not affected."},
                     ]}},
                 })),
                 "Event": {
-                    "description": format!("It has at most {} bytes.", limits::EVENT_BYTES),
+                    "description": format!("An event has at most {} bytes.", limits::EVENT_BYTES),
                     "oneOf": [
                         of_type("page_view", "PageView"),
                         of_type("button_click", "ButtonClick"),
@@ -151,15 +150,15 @@ fn make() -> Value {
                 })),
                 "ButtonClick": event(&["button_id"], json!({"button_id": required_text(limits::BUTTON_ID_BYTES)})),
                 "Track": {"type": "object", "description": format!(
-                    "All of it becomes the `properties` of a custom event, nested at most {} deep. It is counted by \
-                     its `name`, or else as `track`. `name`, `session_id`, `anonymous_id` and `user_id` are used \
-                     where they are text of 1 to {} bytes.", limits::PROPERTIES_DEPTH, limits::NAME_BYTES)},
+                    "The whole object becomes the `properties` of a custom event, nested at most {} deep. The event is \
+                     counted by its `name`, or as `track`. `name`, `session_id`, `anonymous_id` and `user_id` are \
+                     used if they are strings of 1 to {} bytes.", limits::PROPERTIES_DEPTH, limits::NAME_BYTES)},
                 "Receipt": object(&["batch_id", "received_at", "duplicate", "accepted", "rejected", "retry"], json!({
                     "batch_id": {"type": "string", "format": "uuid"},
                     "received_at": time(),
-                    "duplicate": {"type": "boolean", "description": "Whether the batch had been received before."},
+                    "duplicate": {"type": "boolean", "description": "Whether the batch was received before."},
                     "accepted": {"type": "integer", "minimum": 0, "maximum": limits::BATCH_EVENTS},
-                    "rejected": {"type": "array", "description": "The events refused for good.",
+                    "rejected": {"type": "array", "description": "The events that were refused. A retry would be refused again.",
                         "items": object(&["index", "code", "message"], json!({
                             "index": index(),
                             "event_id": {"type": "string", "format": "uuid"},
@@ -167,7 +166,7 @@ fn make() -> Value {
                             "message": {"type": "string"},
                         }))},
                     "retry": {"type": "array", "items": index(),
-                        "description": "The events to send again, with their ids, in a new batch."},
+                        "description": "Indexes of events to send again, with the same event ids, in a new batch."},
                 })),
                 "Received": object(&["message"], json!({"message": {"const": "Received"}})),
                 "Count": object(&["count"], json!({"count": count()})),
@@ -194,7 +193,7 @@ fn make() -> Value {
                     "title": {"type": "string"},
                     "status": {"type": "integer"},
                     "code": {"type": "string", "enum": KINDS.iter().map(|kind| kind.code).collect::<Vec<_>>(),
-                        "description": "Stable; the words are not."},
+                        "description": "Stable, unlike the texts."},
                     "detail": {"type": "string"},
                 })),
             },
@@ -228,7 +227,7 @@ fn required_text(bytes: usize) -> Value {
     json!({"type": "string", "minLength": 1, "maxLength": bytes})
 }
 
-/// What every event may have, and what one kind has on top.
+/// The members of every event, and those of one type.
 fn event(required: &[&str], properties: Value) -> Value {
     let mut event = object(
         required,
@@ -243,7 +242,7 @@ fn event(required: &[&str], properties: Value) -> Value {
             "properties": {"type": ["object", "null"],
                 "description": format!("Nested at most {} deep.", limits::PROPERTIES_DEPTH)},
             "weight": {"type": ["integer", "null"], "minimum": 1, "maximum": limits::WEIGHT,
-                "description": "How many events a sampled one stands for."},
+                "description": "How many events a sampled event stands for."},
         }),
     );
     if let Value::Object(properties) = properties {
@@ -264,7 +263,12 @@ fn event_types() -> Value {
 }
 
 fn event_type() -> Value {
-    query("event_type", "What to count; `lost` is what clients say they have lost, by reason.", true, event_types())
+    query(
+        "event_type",
+        "The type of events to count. `lost` counts the events that clients report as lost, by reason.",
+        true,
+        event_types(),
+    )
 }
 
 fn query(name: &str, description: &str, required: bool, schema: Value) -> Value {
@@ -282,10 +286,10 @@ fn request_header(name: &str, description: &str, schema: Value) -> Value {
 fn single(summary: &str, body: &str) -> Value {
     let idempotency_key = request_header(
         "idempotency-key",
-        "Makes it safe to send the same again: it is counted once.",
+        "Makes retries safe: requests with the same key are counted once.",
         json!({"type": "string", "minLength": 1, "maxLength": IDEMPOTENCY_KEY_BYTES, "pattern": "^[!-~]([\\t -~]*[!-~])?$"}),
     );
-    let description = format!("A body has at most {} bytes, decoded.", limits::EVENT_BYTES);
+    let description = format!("A body has at most {} bytes after decoding.", limits::EVENT_BYTES);
     let mut operation = write(summary, &description, body, "Received", SINGLE, vec![idempotency_key]);
     if body != "Track" {
         let schema = operation["requestBody"]["content"]["application/json"]["schema"].take();
@@ -324,7 +328,7 @@ fn open(summary: &str, ok: &str, problems: &[&'static Kind]) -> Value {
 }
 
 fn page() -> Value {
-    let mut operation = operation("This document, for people", "Document", &[]);
+    let mut operation = operation("Read this document as a page", "Document", &[]);
     operation["responses"]["200"]["content"] = json!({"text/html": {"schema": {"type": "string"}}});
     operation
 }
@@ -344,7 +348,7 @@ fn operation(summary: &str, ok: &str, problems: &[&'static Kind]) -> Value {
     json!({"summary": summary, "responses": responses})
 }
 
-/// The problems that share a status.
+/// The response for problems that share a status.
 fn refusal(status: u16, kinds: &[&Kind]) -> Value {
     let described: Vec<_> = kinds.iter().map(|kind| format!("`{}`: {}.", kind.code, kind.title)).collect();
     let codes: Vec<_> = kinds.iter().map(|kind| kind.code).collect();
@@ -354,10 +358,11 @@ fn refusal(status: u16, kinds: &[&Kind]) -> Value {
         "description": described.join(" "),
         "content": {"application/problem+json": {"schema": schema}},
     });
-    let seconds = json!({"description": "Seconds to wait.", "schema": {"type": "integer", "minimum": 1}});
+    let seconds =
+        json!({"description": "How many seconds to wait before a retry.", "schema": {"type": "integer", "minimum": 1}});
     match status {
         415 => {
-            let gzip = json!({"description": "With `unsupported_encoding`.", "schema": {"const": "gzip"}});
+            let gzip = json!({"description": "Set with `unsupported_encoding`.", "schema": {"const": "gzip"}});
             refusal["headers"] = json!({"Accept-Encoding": gzip});
         }
         401 => refusal["headers"] = json!({"WWW-Authenticate": {"schema": {"type": "string"}}}),

@@ -171,7 +171,7 @@ impl CheckedBatch {
 
     /// Checks that the batch that was sent under this id before, with this fingerprint, is the same.
     pub fn check_same(&self, before: &[u8]) -> Result<(), Error> {
-        if before == self.fingerprint.0 { Ok(()) } else { Err(Error::reused()) }
+        if before == self.fingerprint.0 { Ok(()) } else { Err(Error::id_conflict()) }
     }
 
     /// What to answer where a batch of this id was committed before, with this fingerprint and this receipt: the receipt,

@@ -33,7 +33,10 @@ impl SitesSecret {
         let cannot = || Error::config("cannot read the sites from the secret TALLYMARK_SITES_SECRET");
         let call = self.client.get_secret_value().secret_id(&self.id);
         let secret = crate::store::aws::repeat(&mut Backoff::new(), || call.clone().send()).await;
-        secret.map_err(|error| cannot().because(error))?.secret_string.ok_or_else(|| cannot().because("it is not text"))
+        secret
+            .map_err(|error| cannot().with_source(error))?
+            .secret_string
+            .ok_or_else(|| cannot().with_source("it is not text"))
     }
 
     /// Reads it again if it is time. If the list is not valid, that is logged and the sites stay as they were.

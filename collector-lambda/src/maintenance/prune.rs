@@ -126,7 +126,7 @@ fn remove(census: &Census, day: &str, dry_run: bool, say: &dyn Fn(&str)) -> Resu
 
 /// Removes the files that are counted as removed, and then forgets which they were.
 fn remove_begun(census: &Census) -> Result<(), Error> {
-    let cannot = |error| Error::config("cannot remove a file of the lake").because(error);
+    let cannot = |error| Error::config("cannot remove a file of the lake").with_source(error);
     let mut folders = BTreeSet::new();
     census.each_file("SELECT 0, file FROM main.pruning", |_, name| {
         let file = census.raw.join(name);
@@ -155,7 +155,7 @@ fn compress(census: &Census, day: &str, dry_run: bool, say: &dyn Fn(&str)) -> Re
     if !dry_run {
         census.each_file("SELECT id, name FROM chosen WHERE path <> name", |_, name| {
             remove_if_there(&census.raw.join(name))
-                .map_err(|error| Error::config("cannot remove a file of the lake").because(error))
+                .map_err(|error| Error::config("cannot remove a file of the lake").with_source(error))
         })?;
     }
     census.choose(day, "AND path = name")?;
@@ -170,7 +170,7 @@ fn compress(census: &Census, day: &str, dry_run: bool, say: &dyn Fn(&str)) -> Re
     let mut after = 0;
     census.each_file("SELECT id, path FROM chosen ORDER BY id", |_, path| {
         after += compress_file(&census.raw.join(path))
-            .map_err(|error| Error::config(format!("cannot compress {path}")).because(error))?;
+            .map_err(|error| Error::config(format!("cannot compress {path}")).with_source(error))?;
         Ok(())
     })?;
     say(&format!("{day}: compressed {files} files, {before} bytes to {after}"));

@@ -90,7 +90,7 @@ fn connections() -> usize {
 /// Resolves at SIGTERM or Ctrl-C.
 pub fn stop_signal() -> Result<impl Future<Output = ()>, Error> {
     use tokio::signal::unix::{SignalKind, signal};
-    let listen = |kind| signal(kind).map_err(|error| Error::config("cannot listen for signals").because(error));
+    let listen = |kind| signal(kind).map_err(|error| Error::config("cannot listen for signals").with_source(error));
     let mut terminate = listen(SignalKind::terminate())?;
     let mut interrupt = listen(SignalKind::interrupt())?;
     Ok(async move {

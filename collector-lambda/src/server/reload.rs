@@ -20,7 +20,7 @@ pub(crate) fn watch(
 ) -> Result<impl Future<Output = ()>, Error> {
     // Registered before the first await: without a handler, the signal ends the process.
     let mut hangup =
-        signal(SignalKind::hangup()).map_err(|error| Error::config("cannot listen for signals").because(error))?;
+        signal(SignalKind::hangup()).map_err(|error| Error::config("cannot listen for signals").with_source(error))?;
     Ok(async move {
         let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

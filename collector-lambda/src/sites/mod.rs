@@ -158,8 +158,9 @@ impl Sites {
 
     /// Reads the sites from a file.
     pub fn from_file(path: &Path) -> Result<Self, Error> {
-        Self::from_json(&read(path)?)
-            .map_err(|error| Error::config(format!("the sites file {} is not valid", path.display())).because(error))
+        Self::from_json(&read(path)?).map_err(|error| {
+            Error::config(format!("the sites file {} is not valid", path.display())).with_source(error)
+        })
     }
 
     /// Takes these sites instead, unless something is wrong with them.
@@ -241,7 +242,7 @@ pub fn add(
     show: impl FnOnce(&NewKeys) -> io::Result<()>,
 ) -> Result<NewKeys, Error> {
     if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(|error| failed("make the folder of", path).because(error))?;
+        fs::create_dir_all(folder).map_err(|error| failed("make the folder of", path).with_source(error))?;
     }
     let add = |sites: &mut Vec<Site>| {
         if sites.iter().any(|site| site.username == username) {
@@ -350,18 +351,19 @@ fn edit<T>(
 ) -> Result<T, Error> {
     let failed = |what| failed(what, path);
     // One at a time, so that none is lost. The file itself is replaced, so the lock is beside it.
-    let lock = File::create(path.with_extension("lock")).map_err(|error| failed("lock").because(error))?;
-    lock.lock().map_err(|error| failed("lock").because(error))?;
+    let lock = File::create(path.with_extension("lock")).map_err(|error| failed("lock").with_source(error))?;
+    lock.lock().map_err(|error| failed("lock").with_source(error))?;
     let mut file = match fs::read_to_string(path) {
-        Ok(json) => parse(&json).map_err(|error| failed("understand").because(error))?,
+        Ok(json) => parse(&json).map_err(|error| failed("understand").with_source(error))?,
         Err(error) if error.kind() == io::ErrorKind::NotFound => SitesFile::default(),
-        Err(error) => return Err(failed("read").because(error)),
+        Err(error) => return Err(failed("read").with_source(error)),
     };
     let outcome = change(&mut file.sites)?;
-    let json = serde_json::to_string_pretty(&file).map_err(|error| failed("write").because(error))?;
+    let json = serde_json::to_string_pretty(&file).map_err(|error| failed("write").with_source(error))?;
     List::new(file)?;
-    show(&outcome).map_err(|error| Error::config("cannot show the new keys, so nothing was changed").because(error))?;
-    replace(path, &json).map_err(|error| failed("write").because(error))?;
+    show(&outcome)
+        .map_err(|error| Error::config("cannot show the new keys, so nothing was changed").with_source(error))?;
+    replace(path, &json).map_err(|error| failed("write").with_source(error))?;
     Ok(outcome)
 }
 
@@ -371,7 +373,7 @@ fn failed(what: &str, path: &Path) -> Error {
 
 pub(crate) fn read(path: &Path) -> Result<String, Error> {
     fs::read_to_string(path).map_err(|error| {
-        Error::config(format!("cannot read the sites file {}; `site add` makes it", path.display())).because(error)
+        Error::config(format!("cannot read the sites file {}; `site add` makes it", path.display())).with_source(error)
     })
 }
 
@@ -392,7 +394,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
 
 fn parse(json: &str) -> Result<SitesFile, Error> {
     serde_json::from_str(json)
-        .map_err(|error| Error::config("the sites are not valid JSON of the right shape").because(error))
+        .map_err(|error| Error::config("the sites are not valid JSON of the right shape").with_source(error))
 }
 
 fn check_username(username: &str) -> Result<(), Error> {

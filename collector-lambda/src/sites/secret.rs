@@ -194,14 +194,14 @@ impl SecretSource for SecretsManager {
             } else {
                 Error::unavailable(cannot(), RETRY_AFTER)
             };
-            error_of.because(error)
+            error_of.with_source(error)
         })?;
         let version = answer.version_id.unwrap_or_default();
         let json = match (answer.secret_string, answer.secret_binary) {
             (Some(text), _) => text,
             (None, Some(binary)) => String::from_utf8(binary.into_inner())
-                .map_err(|_| Error::config(cannot()).because("its SecretBinary is not UTF-8"))?,
-            (None, None) => return Err(Error::config(cannot()).because("it has no value")),
+                .map_err(|_| Error::config(cannot()).with_source("its SecretBinary is not UTF-8"))?,
+            (None, None) => return Err(Error::config(cannot()).with_source("it has no value")),
         };
         Ok(SecretValue { json, version })
     }

@@ -163,10 +163,10 @@ impl Census {
 
     fn of(db: Connection, folder: &Path) -> Result<Self, Error> {
         let cannot = |what: &str| Error::config(format!("{what} the data directory {}", folder.display()));
-        let lock =
-            File::create(folder.join("maintenance.lock")).map_err(|error| cannot("cannot write in").because(error))?;
+        let lock = File::create(folder.join("maintenance.lock"))
+            .map_err(|error| cannot("cannot write in").with_source(error))?;
         lock.try_lock()
-            .map_err(|error| cannot("another verify, reconcile or retention is working on").because(error))?;
+            .map_err(|error| cannot("another verify, reconcile or retention is working on").with_source(error))?;
         db.execute_batch(compare::TABLES).and_then(|()| db.execute_batch(TABLES)).map_err(failed)?;
         Ok(Self { db, raw: folder.join("raw"), _lock: lock })
     }
@@ -315,5 +315,5 @@ enum Taken {
 }
 
 fn unwalkable(error: io::Error) -> Error {
-    Error::config("cannot list the files of the lake").because(error)
+    Error::config("cannot list the files of the lake").with_source(error)
 }

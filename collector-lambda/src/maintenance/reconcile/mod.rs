@@ -91,5 +91,5 @@ pub(crate) fn read_line(line: &[u8]) -> Result<(StoredEvent<'_>, String), String
 }
 
 pub(crate) fn failed(error: rusqlite::Error) -> Error {
-    Error::config("the database cannot be used").because(error)
+    Error::config("the database cannot be used").with_source(error)
 }

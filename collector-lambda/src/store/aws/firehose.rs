@@ -121,7 +121,7 @@ impl Firehose {
             other => {
                 let status = other.as_ref().map_or("unknown", DeliveryStreamStatus::as_str);
                 let cause = Error::config(format!("{} is {status}", self.sink()));
-                Err(Error::unavailable("The lake cannot be used now", Duration::from_secs(2)).because(cause))
+                Err(Error::unavailable("The lake cannot be used now", Duration::from_secs(2)).with_source(cause))
             }
         }
     }

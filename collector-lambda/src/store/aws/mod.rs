@@ -149,6 +149,6 @@ where
 {
     let after = come_again(&error);
     let code = error.code().unwrap_or("no answer");
-    let cause = Error::config(format!("{sink} cannot be used ({code})")).because(error);
-    Error::unavailable(format!("{what} cannot be used now"), after).because(cause)
+    let cause = Error::config(format!("{sink} cannot be used ({code})")).with_source(error);
+    Error::unavailable(format!("{what} cannot be used now"), after).with_source(cause)
 }

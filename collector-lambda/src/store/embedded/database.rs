@@ -69,10 +69,10 @@ pub(crate) const TO_VERSION_2: &str = "ALTER TABLE batches RENAME COLUMN scope T
 /// Locks the data directory for this process alone, for as long as the file is open.
 pub(crate) fn lock(folder: &Path) -> Result<File, Error> {
     let lock = File::create(folder.join("lock")).map_err(|error| {
-        Error::config(format!("cannot write in the data directory {}", folder.display())).because(error)
+        Error::config(format!("cannot write in the data directory {}", folder.display())).with_source(error)
     })?;
     lock.try_lock().map_err(|error| {
-        Error::config(format!("another collector is using the data directory {}", folder.display())).because(error)
+        Error::config(format!("another collector is using the data directory {}", folder.display())).with_source(error)
     })?;
     Ok(lock)
 }
@@ -114,7 +114,7 @@ pub(crate) fn begin_anew(folder: &Path) -> Result<Connection, Error> {
         // Of an attempt that was cut off.
         match std::fs::remove_file(file) {
             Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::config(format!("cannot remove {}", file.display())).because(error));
+                return Err(Error::config(format!("cannot remove {}", file.display())).with_source(error));
             }
             _ => {}
         }
@@ -126,7 +126,7 @@ pub(crate) fn begin_anew(folder: &Path) -> Result<Connection, Error> {
 pub(crate) fn put_in_place(folder: &Path) -> Result<(), Error> {
     std::fs::rename(folder.join(NEW_DATABASE), folder.join(DATABASE))
         .and_then(|()| lake::sync_folder(folder))
-        .map_err(|error| Error::config("cannot put the new database in its place").because(error))
+        .map_err(|error| Error::config("cannot put the new database in its place").with_source(error))
 }
 
 /// Whether there is no database, or nothing in it.
@@ -171,7 +171,9 @@ fn refuse_damaged_log(path: &Path) -> Result<(), Error> {
         Ok(true) => {
             Err(Error::config(format!("cannot open the database's log {}: it is damaged. {REMEDY}", log.display())))
         }
-        Err(error) => Err(Error::config(format!("cannot read the database's log {}", log.display())).because(error)),
+        Err(error) => {
+            Err(Error::config(format!("cannot read the database's log {}", log.display())).with_source(error))
+        }
     }
 }
 
@@ -186,7 +188,7 @@ fn refuse_damage(path: &PathBuf) -> Result<(), Error> {
     };
     match check() {
         Ok(found) if found == "ok" => Ok(()),
-        Ok(found) => Err(damaged_database(path).because(found)),
+        Ok(found) => Err(damaged_database(path).with_source(found)),
         Err(error) if error.sqlite_error_code() == Some(ErrorCode::OperationInterrupted) => {
             tracing::info!("the database is too large to be checked now; `verify` checks all of it");
             Ok(())
@@ -224,9 +226,9 @@ fn wal(path: &Path) -> PathBuf {
 fn cannot_open(path: &Path, error: rusqlite::Error) -> Error {
     let damaged = [ErrorCode::DatabaseCorrupt, ErrorCode::NotADatabase];
     if error.sqlite_error_code().is_some_and(|code| damaged.contains(&code)) {
-        return damaged_database(path).because(error);
+        return damaged_database(path).with_source(error);
     }
-    Error::config(format!("cannot open the database {}", path.display())).because(error)
+    Error::config(format!("cannot open the database {}", path.display())).with_source(error)
 }
 
 fn damaged_database(path: &Path) -> Error {

@@ -63,7 +63,7 @@ pub(crate) fn has_files(raw: &Path) -> Result<bool, Error> {
         found |= sealed_name(path).is_some();
         Ok::<_, io::Error>(())
     });
-    walked.map(|()| found).map_err(|error| Error::config("cannot list the files of the lake").because(error))
+    walked.map(|()| found).map_err(|error| Error::config("cannot list the files of the lake").with_source(error))
 }
 
 fn walk_folder<E: From<io::Error>>(

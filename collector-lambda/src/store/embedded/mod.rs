@@ -78,7 +78,7 @@ impl Embedded {
     /// too, and unlocks the folder after that.
     pub fn open(folder: &Path, roll: Duration) -> Result<Self, Error> {
         std::fs::create_dir_all(folder).map_err(|error| {
-            Error::config(format!("cannot make the data directory {}", folder.display())).because(error)
+            Error::config(format!("cannot make the data directory {}", folder.display())).with_source(error)
         })?;
         let lock = Arc::new(database::lock(folder)?);
 
@@ -232,7 +232,7 @@ impl Embedded {
             let _ = threads.writer.take().map(JoinHandle::join);
         })
         .await
-        .map_err(|error| Error::config("the store did not close cleanly").because(error))
+        .map_err(|error| Error::config("the store did not close cleanly").with_source(error))
     }
 
     /// Resolves if one of the store's threads panics, and never otherwise. The store is of no use then: the process
@@ -255,7 +255,7 @@ impl Embedded {
         let shared = Arc::clone(&self.shared);
         tokio::task::spawn_blocking(move || query(&shared.reader.lock().unwrap_or_else(PoisonError::into_inner)))
             .await
-            .map_err(|error| Error::config("a query was cut off").because(error))?
+            .map_err(|error| Error::config("a query was cut off").with_source(error))?
             .map_err(unavailable)
     }
 }
@@ -277,7 +277,7 @@ fn spawn(
     std::thread::Builder::new()
         .name(name.into())
         .spawn(work)
-        .map_err(|error| Error::config("cannot start a thread").because(error))
+        .map_err(|error| Error::config("cannot start a thread").with_source(error))
 }
 
 #[cfg(test)]

@@ -75,7 +75,7 @@ pub(crate) fn catch_up(db: &mut Connection, raw: &Path) -> Result<(), Error> {
 fn write_files(db: &Connection, raw: &Path, roll: &Roll) -> Result<(), Error> {
     let upto = roll.upto;
     let failed = |what: &str| Error::unavailable(what, Duration::from_secs(5));
-    let read = |error: rusqlite::Error| failed("cannot read the lines to move").because(error);
+    let read = |error: rusqlite::Error| failed("cannot read the lines to move").with_source(error);
     let mut partitions = db
         .prepare_cached(
             "SELECT username, event_type, hour,
@@ -101,7 +101,7 @@ fn write_files(db: &Connection, raw: &Path, roll: &Roll) -> Result<(), Error> {
         let texts =
             lines.query_map(params![username, event_type, hour, upto], |row| row.get::<_, String>(0)).map_err(read)?;
         lake::write_file(&folder, &roll.name, texts.map(|text| text.map_err(io::Error::other)))
-            .map_err(|error| failed("cannot write a lake file").because(error))?;
+            .map_err(|error| failed("cannot write a lake file").with_source(error))?;
     }
     Ok(())
 }

@@ -223,7 +223,7 @@ impl<F: Fn()> Writer<F> {
                 let wait = failing.clamp(FIRST_WAIT, LONGEST_WAIT);
                 for waiting in group {
                     let error = Error::unavailable("The store cannot be written", wait);
-                    let _ = waiting.reply.send(Err(error.because(why.clone())));
+                    let _ = waiting.reply.send(Err(error.with_source(why.clone())));
                 }
             }
         }
@@ -237,7 +237,7 @@ impl<F: Fn()> Writer<F> {
 }
 
 pub(crate) fn unavailable(error: rusqlite::Error) -> Error {
-    Error::unavailable("The store cannot be used", FIRST_WAIT).because(error)
+    Error::unavailable("The store cannot be used", FIRST_WAIT).with_source(error)
 }
 
 /// Writes as a batch would be written, so that it fails where that does. It stores nothing else.
@@ -276,7 +276,7 @@ fn insert_apart(
         // Dropping the savepoint rolls back what was written of it.
         Err(error) if is_of_one_batch(&error) => {
             tracing::error!(%error, batch_id = %batch.batch_id, "cannot commit this batch");
-            Ok(vec![Err(Error::unavailable("The batch cannot be written", LONGEST_WAIT).because(error))])
+            Ok(vec![Err(Error::unavailable("The batch cannot be written", LONGEST_WAIT).with_source(error))])
         }
         Err(error) => Err(error),
     }

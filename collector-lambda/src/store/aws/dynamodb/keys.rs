@@ -74,5 +74,5 @@ pub(super) fn n(item: &Item) -> u64 {
 }
 
 pub(crate) fn cannot_build(error: impl StdError + Send + Sync + 'static) -> Error {
-    Error::config("a call to the table cannot be made").because(error)
+    Error::config("a call to the table cannot be made").with_source(error)
 }

@@ -279,7 +279,7 @@ pub(crate) struct Marker {
 impl Marker {
     pub(crate) fn read(item: &Item) -> Result<Self, Error> {
         let text = |name: &str| item.get(name).and_then(|value| value.as_s().ok());
-        let broken = |error| Error::config("the marker of a batch cannot be read").because(error);
+        let broken = |error| Error::config("the marker of a batch cannot be read").with_source(error);
         let receipt = text("receipt").map_or("", String::as_str);
         let receipt = serde_json::from_str(receipt).map_err(broken)?;
         let plan = text("plan").map(|plan| serde_json::from_str(plan)).transpose().map_err(broken)?;
@@ -289,5 +289,5 @@ impl Marker {
 }
 
 fn json(value: &impl Serialize) -> Result<String, Error> {
-    serde_json::to_string(value).map_err(|error| Error::config("a marker cannot be written").because(error))
+    serde_json::to_string(value).map_err(|error| Error::config("a marker cannot be written").with_source(error))
 }
