@@ -48,8 +48,8 @@ lint:
 	@.ci/tools wasm npm
 	npm/node_modules/.bin/biome ci --error-on-warnings
 	cargo fmt --all --check
-	cargo clippy --workspace --all-features -- -D warnings
-	cargo clippy --workspace --all-targets --all-features -- -D warnings -A clippy::unwrap_used
+	cargo clippy $(ALL) --lib --bins --examples -- -D warnings
+	cargo clippy $(ALL) --all-targets -- -D warnings -A clippy::unwrap_used
 	cargo clippy --package tallymark --no-default-features -- -D warnings
 	for feature in client rustls bundled-roots spool gzip tower; do \
 		cargo clippy --quiet --package tallymark --no-default-features --features $$feature -- -D warnings; \
@@ -57,11 +57,11 @@ lint:
 	cargo clippy --package tallymark-collector --no-default-features --features server -- -D warnings
 	cargo clippy --package tallymark-collector --no-default-features --features lambda -- -D warnings
 	cargo clippy --package tallymark --package tallymark-tracker --no-default-features --target wasm32-unknown-unknown -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --all-features
+	RUSTDOCFLAGS="-D warnings" cargo doc $(ALL) --no-deps --lib --examples
 
 test-rust:
 	@.ci/tools python
-	cargo test --workspace --all-features
+	cargo test $(ALL)
 	cargo test --quiet --package tallymark --no-default-features --features client --lib # without TLS
 
 # The crate as it would be published: all that it needs is in it, and it builds from that.
@@ -75,27 +75,27 @@ test-wasm:
 
 test-npm: npm/dist/tallymark.js
 	@.ci/tools npm bundlers browser
-	cargo build --workspace --all-features
+	$(PROGRAMS)
 	cd npm && npm test
 
 # The part of these tests that is about browsers, in three engines. Not part of `make test`, which has Chromium: the
 # others are a lot to install.
 test-browsers: npm/dist/tallymark.js
 	@.ci/tools npm browser engines
-	cargo build --workspace --all-features
+	$(PROGRAMS)
 	cd npm && ENGINES=chromium,firefox,webkit TABLE=BROWSERS.md node --test test/browser.test.mjs test/hostile-pages.test.mjs test/faults.test.mjs
 	@cat npm/BROWSERS.md
 
 test-python:
 	@.ci/tools python
-	cargo build --workspace --all-features
+	$(PROGRAMS)
 	TALLYMARK_COLLECTOR=target/debug/tallymark-collector .tools/venv/bin/python -m pytest -q -p no:cacheprovider collector-lambda/tests
 
 # The demo, as `make demo` runs it, and the application in React, in a real browser.
 test-demo: npm/dist/tallymark.js
 	@.ci/tools npm react browser
 	for folder in examples/static-site examples/react-app; do node npm/pack.mjs $$folder; done
-	cargo build --workspace --all-features
+	$(PROGRAMS)
 	COLLECTOR=target/debug/tallymark-collector node --test examples/static-site/demo.test.mjs examples/react-app/app.test.mjs
 
 # What may get into the dependency tree is in deny.toml. Not part of the tests: tomorrow's advisory is no defect of

@@ -7,9 +7,9 @@ use std::time::Duration;
 use tallymark_collector::http::state::Collector;
 use tallymark_collector::http::{self, Options};
 use tallymark_collector::sites::{self, Sites};
+use tallymark_collector::store::Store;
 use tallymark_collector::store::embedded::Embedded;
 use tallymark_collector::store::query::Query;
-use tallymark_collector::store::Store;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn its_requests_and_its_button_are_counted() {

@@ -111,7 +111,8 @@ where
     let mut work: JoinSet<_> = work.collect();
     let mut done = Vec::new();
     while let Some(result) = work.join_next().await {
-        let cut_off = |error| Error::unavailable("The counters cannot be read", Duration::from_secs(1)).with_source(error);
+        let cut_off =
+            |error| Error::unavailable("The counters cannot be read", Duration::from_secs(1)).with_source(error);
         done.push(result.map_err(cut_off)??);
     }
     Ok(done)
