@@ -26,7 +26,7 @@ use crate::ingest::checked_batch::{LOST, MARKER_LIFETIME};
 use crate::maintenance::reconcile::{self as compare, failed, read_line};
 use crate::store::aws::dynamodb::keys::{self, HOURS, Item};
 use crate::store::aws::dynamodb::parts::{Add, Marker, TRANSACTION_ADDS};
-use crate::store::aws::dynamodb::{Attempt, DynamoDb};
+use crate::store::aws::dynamodb::table::{Attempt, DynamoDb};
 use crate::store::aws::{self, Backoff};
 use crate::store::embedded::lake::LINE_BYTES;
 use crate::store::query::{DAY, HOUR};

@@ -5,7 +5,7 @@ use crate::ingest::checked_batch::{Accepted, CheckedBatch, MARKER_LIFETIME};
 use crate::store::aws::dynamodb::keys::{
     HOURS, Item, KEY_BYTES, cannot_build, day_sk, item_key, marker_key, number, pk_of, total_sk,
 };
-use crate::store::aws::dynamodb::{Attempt, DynamoDb};
+use crate::store::aws::dynamodb::table::{Attempt, DynamoDb};
 use crate::store::aws::{self, Backoff};
 use aws_sdk_dynamodb::primitives::Blob;
 use aws_sdk_dynamodb::types::{AttributeValue, Put, TransactWriteItem, Update};

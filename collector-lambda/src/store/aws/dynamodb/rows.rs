@@ -1,8 +1,8 @@
 //! Reads the counters of a shard, page by page.
 
 use crate::Error;
-use crate::store::aws::dynamodb::DynamoDb;
 use crate::store::aws::dynamodb::keys::{Item, n};
+use crate::store::aws::dynamodb::table::DynamoDb;
 use crate::store::aws::{self, Backoff};
 use aws_sdk_dynamodb::types::AttributeValue;
 use std::collections::VecDeque;

@@ -1,8 +1,8 @@
 //! Over how many shards the counters of a type are spread, and how that grows.
 
 use crate::Error;
-use crate::store::aws::dynamodb::DynamoDb;
 use crate::store::aws::dynamodb::keys::{Item, number, shards_key};
+use crate::store::aws::dynamodb::table::DynamoDb;
 use crate::store::aws::{self, Backoff};
 use crate::store::query::Query;
 use aws_sdk_dynamodb::error::SdkError;
