@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 const SPEED_EVENTS: usize = 20_000;
-/// Those that send in the caller get fewer, or nobody could wait for them.
+/// Clients that send in the caller's thread get fewer events, because they are slow.
 const SPEED_EVENTS_SENDING: usize = 4_000;
 const ROUNDS: usize = 5;
 const FAULT_EVENTS: usize = 1_000;
@@ -134,7 +134,7 @@ fn through(kind: &Kind, fault: Fault) -> String {
 }
 
 /// A process tracks everything and ends at once; where there is a disk, a next one starts and ends in order.
-/// What is on its way then is a matter of luck, so this is the worst of some rounds.
+/// The number of events in flight at that moment varies, so this is the worst of several rounds.
 fn sudden_end(kind: &Kind) -> String {
     let rounds = (0..ROUNDS).map(|_| {
         let (sink, address, folder) = (Sink::new(FAULT_EVENTS), sink::free_address(), folder());

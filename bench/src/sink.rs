@@ -1,4 +1,4 @@
-//! One collector for everybody's wire: it looks for the numbers that our events carry, and says yes.
+//! One collector for the wire formats of all clients: it finds the numbers that the benchmark puts into events, and accepts them.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -23,7 +23,7 @@ struct State {
     distinct: usize,
     last: Instant,
     requests: usize,
-    /// Tallymark's collector knows batches by their ids; a repeated one counts no more.
+    /// Tallymark's collector deduplicates batches by id, so a repeated one does not count.
     batches: HashSet<String>,
 }
 
@@ -39,7 +39,7 @@ pub struct Arrived {
     pub requests: usize,
 }
 
-/// A port that nobody listens on.
+/// A port without a listener.
 pub fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

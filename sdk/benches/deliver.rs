@@ -1,8 +1,8 @@
-//! Events a second from the first `track()` until the collector's last receipt, one client, one thread that
-//! tracks, a collector on loopback that costs next to nothing.
+//! Events per second from the first `track()` to the last receipt, with one client, one thread that tracks, and a collector on
+//! loopback that costs almost nothing.
 //!
-//! Compares with `bare`: the same HTTP client and runtime posting ready-made bodies of the same size, as many
-//! at once, which is the most that can be had this way.
+//! Compares with `bare`: the same HTTP client and runtime posting prepared bodies of the same size, as many at the same time,
+//! which is the upper limit.
 
 #[expect(dead_code, reason = "not every bench stalls it")]
 mod support;

@@ -1,10 +1,9 @@
-//! What `track()` costs its caller: in memory, kill-safe (one `write` an event) and power-safe (one sync).
+//! The cost of `track()` for its caller: in memory, with a spool (one `write` per event) and with `Durability::Power` (one sync).
 //!
-//! Criterion's part gives the mean per event for 1 and for 4 threads, a collector answering all the while, and
-//! beside it what the same costs by hand: the event's JSON alone, that and one `write`, that and one sync.
-//! After it come the median and the 99th percentile of single calls, with a collector that answers and with
-//! one that has stalled, taken in turn. While it stalls the queue grows, so in memory the 99th percentile then shows what
-//! the operating system takes for fresh pages. Compare within one run; the disk is that of `TALLYMARK_BENCH_DIR`.
+//! Criterion measures the mean per event for 1 and 4 threads while the collector answers, and the same by hand: the event's
+//! JSON alone, with one `write`, and with one sync. Then follow the median and the 99th percentile of single calls, alternately
+//! with a collector that answers and one that has stalled. During a stall the queue grows, so in memory the 99th percentile
+//! shows what the operating system needs for new pages. Compare within one run; `TALLYMARK_BENCH_DIR` chooses the disk.
 
 mod support;
 

@@ -1,7 +1,7 @@
-//! Heap bytes that one queued event takes, while a collector has stalled: in memory, and spooled.
+//! Heap bytes per queued event while the collector has stalled: in memory and with a spool.
 //!
-//! Compares with the event's JSON, which is the least that memory can hold. Taken as the difference between
-//! two sizes of the queue, so that what a client takes once does not count. Needs no quiet machine.
+//! Compares with the event's JSON, which is the least that memory can hold. The figure is the difference between two sizes of
+//! the queue, so that the client's fixed costs do not count. Needs no quiet machine.
 
 mod support;
 
@@ -24,7 +24,7 @@ fn main() {
         let client = builder.build_blocking().unwrap();
         sink.stall(true);
         let mut used = [0; 2];
-        // The first two thousand fill what is on its way, which is held in memory in any case.
+        // The first two thousand events fill the batches in flight, which are in memory in any case.
         for (at, events) in [(0, 2_000), (1, 100_000)] {
             for _ in 0..events {
                 client.track(event()).unwrap();

@@ -1,5 +1,5 @@
-//! A web service whose page views are tracked by a layer. It asks itself for a few pages and then ends;
-//! `examples/axum-service` is one that stays.
+//! A web service whose page views are tracked by a layer. It requests a few of its own pages and then ends;
+//! `examples/axum-service` is a service that keeps running.
 //!
 //! ```sh
 //! TALLYMARK_ENDPOINT=http://127.0.0.1:8787 TALLYMARK_USERNAME=shop TALLYMARK_KEY=tms_… \
@@ -18,7 +18,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let client = Client::builder(setting("ENDPOINT")?, setting("USERNAME")?, setting("KEY")?).build()?;
 
     let layer = TrackPageViews::new(client.clone())
-        // Visitors come through a proxy, so the service cannot know these.
+        // As behind a proxy, which hides the scheme and the host from the service.
         .scheme("https")
         .host("shop.example")
         .session_id(|request| Some(request.headers.get("x-session-id")?.to_str().ok()?.into()));

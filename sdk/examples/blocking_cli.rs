@@ -1,6 +1,6 @@
-//! A program without async: counts the lines of its standard input, and tracks how many there were.
+//! A program without async: counts the lines of its standard input and tracks the number.
 //!
-//! Its spool makes it safe to end without a network: the next run delivers what this one could not.
+//! With a spool it may end without a network: the next run delivers the events.
 //!
 //! ```sh
 //! TALLYMARK_ENDPOINT=http://127.0.0.1:8787 TALLYMARK_USERNAME=shop TALLYMARK_KEY=tms_… \

@@ -1,9 +1,9 @@
-//! Brings events from elsewhere, and knows of each one what became of it.
+//! Imports events from a file and waits for the outcome of each.
 //!
-//! Each line of the file is one event: `milliseconds since 1970,order number,cents`. What has been confirmed is noted,
-//! and a run that was interrupted can be repeated: it brings only the rest. Of that, the collector may have counted
-//! what was on its way at the interruption, and counts it again, for it comes in new batches. In the lake it can be
-//! told by its id, which follows from the order and is the same in every run.
+//! Each line of the file is one event: `milliseconds since 1970,order number,cents`. The importer notes confirmed orders in a
+//! second file, so an interrupted run can be repeated and imports only the rest. The collector may count events twice that were
+//! in flight at the interruption, because they come in new batches. In the lake they can be deduplicated by their id, which is
+//! derived from the order and is the same in every run.
 //!
 //! ```sh
 //! TALLYMARK_ENDPOINT=http://127.0.0.1:8787 TALLYMARK_USERNAME=shop TALLYMARK_KEY=tms_… \
@@ -18,14 +18,14 @@ use std::time::Duration;
 use tallymark::{Client, Custom, EventId, Outcome};
 use tokio::task::JoinSet;
 
-/// How many orders wait for their answers at once. They travel together.
+/// The number of orders that wait for their outcome at the same time. Their events are sent together.
 const AT_ONCE: usize = 2_000;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let mut files = std::env::args().skip(1);
     let (Some(orders), Some(done)) = (files.next(), files.next()) else {
-        return Err("which file is to be imported, and where to note what is done?".into());
+        return Err("usage: importer FILE DONE".into());
     };
     let client = Client::builder(setting("ENDPOINT")?, setting("USERNAME")?, setting("KEY")?)
         .batch_events(tallymark::limits::BATCH_EVENTS)
@@ -74,7 +74,7 @@ fn event(line: &str) -> Option<(String, Custom)> {
     Some((order.into(), event.event_id(id(at, order))))
 }
 
-/// An id that follows from the order. This one is good for numbers; for long names take a UUIDv5.
+/// An id derived from the order number. To derive an id from a long name, use UUIDv5.
 fn id(at: u64, order: &str) -> EventId {
     let mut bits = order
         .bytes()

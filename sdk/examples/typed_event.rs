@@ -1,4 +1,4 @@
-//! Events of the service's own types: what may be tracked, and with which properties, is in one place.
+//! Events from the service's own types, so that one place defines what is tracked and with which properties.
 //!
 //! ```sh
 //! TALLYMARK_ENDPOINT=http://127.0.0.1:8787 TALLYMARK_USERNAME=shop TALLYMARK_KEY=tms_… \
@@ -10,7 +10,7 @@ use std::error::Error;
 use std::time::Duration;
 use tallymark::{Client, Custom, InvalidEvent, Properties};
 
-/// All that this service tracks.
+/// Everything that this service tracks.
 #[derive(Serialize)]
 #[serde(untagged)]
 enum Tracked<'a> {

@@ -15,16 +15,16 @@ use tallymark::{Backoff, Batch, ButtonClick, Client, Custom, Event, Properties, 
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What the collector does with the next request; after the last one it takes everything.
+/// What the collector does with the next request. After the last act it accepts everything.
 enum Act {
     Status(u16, Option<&'static str>),
-    /// Takes the batch, but the answer is of no use.
+    /// Accepts the batch, but answers with this text.
     Say(&'static str),
-    /// Takes all but the first event, which it asks for again.
+    /// Accepts all but the first event, which it asks for again.
     RetryFirst,
-    /// Takes it and never answers.
+    /// Accepts the batch and never answers.
     Hang,
-    /// Sends it elsewhere.
+    /// Redirects to this URL.
     Redirect(String),
 }
 
@@ -215,19 +215,19 @@ async fn an_invalid_event_is_refused_at_once() {
 }
 
 #[tokio::test]
-async fn whoever_a_redirect_leads_to_answers_for_nothing() {
+async fn the_answer_after_a_redirect_is_ignored() {
     let (elsewhere, reached) = collector([]).await;
     let (endpoint, script) = collector([Act::Redirect(format!("{elsewhere}/v1/batch"))]).await;
     let client = Client::builder(&endpoint, "shop", "key")
         .backoff(Backoff { base: 1, max: 5 })
-        // It follows redirects, which our own does not.
+        // This one follows redirects.
         .http_client(reqwest::Client::new())
         .build()
         .unwrap();
     client.track(Event::custom("n")).unwrap();
     assert!(client.flush(PATIENCE).await.is_complete());
     let (here, there) = (script.bodies(), reached.bodies());
-    assert_eq!((here.len(), &here[1..]), (2, &there[..]), "what was answered there is sent again here");
+    assert_eq!((here.len(), &here[1..]), (2, &there[..]), "the batch is sent again to the endpoint");
 }
 
 #[tokio::test]
@@ -256,7 +256,7 @@ fn an_endpoint_that_would_swallow_the_path_is_refused() {
     Client::builder("http://127.0.0.1:9/api/", "shop", "key").build().unwrap();
 }
 
-/// A test of a service may stop tokio's clock, and a client goes by its own.
+/// A service's test may stop tokio's clock. The client uses its own.
 #[test]
 fn a_shutdown_keeps_to_its_time_where_tokios_clock_stands_still() {
     let (ended, end) = std::sync::mpsc::channel();

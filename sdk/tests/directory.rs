@@ -1,5 +1,5 @@
-//! The directory spool against a model, with crashes that tear what was being written; damaged files; and
-//! several processes' worth of spools on one directory.
+//! The directory spool: against a model, with crashes in the middle of a write; with damaged files; and with several spools in
+//! one directory, as several processes have.
 #![cfg(feature = "spool")]
 
 use proptest::prelude::*;
@@ -51,7 +51,7 @@ fn open(folder: &Folder) -> DirectorySpool {
     DirectorySpool::open(&folder.0, Durability::Process).unwrap()
 }
 
-/// Takes over all there is.
+/// Takes over all segments.
 fn adopt(spool: &mut DirectorySpool) -> Recovered {
     let mut all = Recovered::default();
     loop {
@@ -70,8 +70,8 @@ fn outbox(folder: &Folder, config: Config) -> AnOutbox {
     Outbox::new(&CLOCK, config, open(folder), rand::random::<u64> as fn() -> u64).unwrap()
 }
 
-/// One that has taken over what there is room for.
-fn heir(folder: &Folder, config: Config) -> AnOutbox {
+/// An outbox that has taken over as much as there is room for.
+fn adopting(folder: &Folder, config: Config) -> AnOutbox {
     let mut outbox = outbox(folder, config);
     while outbox.adopt(&CLOCK).unwrap() > 0 {}
     outbox
@@ -90,7 +90,7 @@ enum Step {
     Append(u8),
     Seal(u8),
     Remove(u8),
-    /// The process dies; so many bytes of a write that had not returned are in the file.
+    /// The process ends; the file has this many bytes of a write that had not returned.
     Crash(u8),
 }
 
@@ -114,7 +114,7 @@ proptest! {
         let durability = if power { Durability::Power } else { Durability::Process };
         let folder = Folder::new();
         let mut spool = DirectorySpool::open(&folder.0, durability).unwrap();
-        // What is in each segment, and whether it is sealed; as the outbox uses it, one at a time is open.
+        // The text of each segment, and whether it is sealed. Like the outbox, it has one open segment at a time.
         let mut model: BTreeMap<BatchId, (String, bool)> = BTreeMap::new();
         let mut current: Option<BatchId> = None;
         let mut next = 0u8;
@@ -151,7 +151,7 @@ proptest! {
                 Step::Crash(torn) => {
                     drop(spool);
                     if let Some(path) = folder.files("open").first() {
-                        // A frame of which only the start was written.
+                        // The beginning of a frame.
                         let mut frame = vec![40, 0, 0, 0, 1, 2, 3, 4];
                         frame.resize(48, b'x');
                         let mut file = OpenOptions::new().append(true).open(path).unwrap();
@@ -205,7 +205,7 @@ fn a_file_torn_anywhere_keeps_every_event_before() {
     let mut events = Vec::new();
     for length in 0..=bytes.len() {
         fs::write(path.with_extension("open"), &bytes[..length]).unwrap();
-        // An open segment in a lane that nobody holds, as after a crash.
+        // An open segment in an abandoned lane, as after a crash.
         let mut spool = open(&folder);
         let recovered = adopt(&mut spool);
         assert_eq!(recovered.corrupt, 0);
@@ -237,7 +237,7 @@ fn a_damaged_batch_is_moved_aside_and_counted_and_its_neighbours_go_on() {
         bytes[at] ^= 1;
         fs::write(&path, bytes).unwrap();
 
-        // Again and again, and it is not in the way any more.
+        // It does not get in the way again.
         for life in 0..3 {
             let mut spool = open(&folder);
             let recovered = adopt(&mut spool);
@@ -258,7 +258,7 @@ fn the_outbox_counts_what_was_damaged_as_lost() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     fs::write(&path, bytes).unwrap();
-    let outbox = heir(&folder, Config::default());
+    let outbox = adopting(&folder, Config::default());
     let stats = outbox.stats();
     assert_eq!((stats.adopted, stats.dropped.of(Reason::Storage), stats.queued), (3, 3, 0));
 }
@@ -310,7 +310,7 @@ fn of_many_that_start_at_once_each_segment_is_adopted_by_one() {
                     })
                 })
                 .collect();
-            // All live until all have started.
+            // All spools live until all have started.
             starting.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         let mut batches: Vec<_> = found.iter().flat_map(|(_, segments)| segments).map(|s| s.batch_id).collect();
@@ -328,7 +328,7 @@ fn what_the_disk_does_not_take_is_held_in_memory() {
     outbox.push(NOW, &Event::custom("on disk")).unwrap();
     outbox.flush();
     for entry in fs::read_dir(&folder.0).unwrap() {
-        // Root may write anywhere, but not where there is nothing.
+        // Root may write anywhere, but not to a folder that does not exist.
         fs::rename(entry.unwrap().path(), folder.0.join("gone")).unwrap();
     }
     outbox.push(NOW, &Event::custom("in memory")).unwrap();
@@ -337,7 +337,7 @@ fn what_the_disk_does_not_take_is_held_in_memory() {
     while let Next::Send(attempt) = outbox.poll(NOW) {
         sent.push(attempt.body);
     }
-    assert_eq!(sent.len(), 1, "the batch on disk cannot be read any more");
+    assert_eq!(sent.len(), 1, "the batch on disk can no longer be read");
     assert!(sent[0].contains("in memory"));
     assert_eq!(outbox.stats().dropped.of(Reason::Storage), 1);
 }
@@ -366,11 +366,11 @@ fn a_part_is_never_adopted_beside_its_whole() {
     let whole = fs::read(&path).unwrap();
     outbox.answer(NOW, attempt.batch_id, Answer::Status { status: 413, retry_after: None });
     assert_eq!(folder.files("batch").len(), 2);
-    // As if it had died just before it removed the whole.
+    // As if the process had ended just before it removed the whole.
     drop(outbox);
     fs::write(&path, whole).unwrap();
-    // The part is gone before the whole is taken over, for another might take over the rest.
-    let outbox = heir(&folder, Config::default());
+    // The part is removed before the whole is taken over, because another process might take over the rest.
+    let outbox = adopting(&folder, Config::default());
     let left = folder.files("batch");
     assert_eq!((left.len(), left[0].file_name()), (1, path.file_name()));
     assert_eq!(outbox.stats().adopted, 2);
@@ -403,25 +403,25 @@ fn what_was_within_its_own_limit_is_not_pushed_out_when_it_is_taken_over() {
         assert_eq!(other.stats().dropped.total(), 0);
     }
     drop(others);
-    let mut heir = heir(&folder, config);
-    let first = heir.stats().adopted;
+    let mut next = adopting(&folder, config);
+    let first = next.stats().adopted;
     assert!(first > 100 && first < 1_200, "{first}");
     for _ in 0..50 {
-        heir.push(NOW, &Event::custom("n")).unwrap();
+        next.push(NOW, &Event::custom("n")).unwrap();
     }
-    heir.flush();
-    // The rest waits where it is until there is room.
+    next.flush();
+    // The rest stays where it is until there is room.
     for _ in 0..1_000 {
-        match heir.poll(NOW) {
+        match next.poll(NOW) {
             Next::Send(attempt) => {
                 let answer = Answer::Receipt { accepted: attempt.events, rejected: 0, retry: &[] };
-                heir.answer(NOW, attempt.batch_id, answer);
+                next.answer(NOW, attempt.batch_id, answer);
             }
-            _ if heir.adopt(&CLOCK).unwrap() == 0 => break,
+            _ if next.adopt(&CLOCK).unwrap() == 0 => break,
             _ => {}
         }
     }
-    let stats = heir.stats();
+    let stats = next.stats();
     assert_eq!((stats.adopted, stats.delivered, stats.dropped.total(), stats.queued), (1_200, 1_250, 0, 0));
     assert_eq!(fs::read_dir(&folder.0).unwrap().count(), 1, "emptied lanes are removed");
 }
@@ -459,7 +459,7 @@ fn rot_in_an_open_segment_is_told_wherever_it_is() {
 fn what_the_disk_cannot_read_is_moved_aside_and_its_neighbours_go_on() {
     let folder = Folder::new();
     let (path, _) = segment(&folder);
-    // Reading that from its beginning is an error.
+    // Reading this file from its beginning is an error.
     std::os::unix::fs::symlink("/proc/self/mem", path.with_file_name(format!("{}.batch", id(2)))).unwrap();
     let recovered = adopt(&mut open(&folder));
     assert_eq!((recovered.segments.len(), recovered.corrupt), (1, 1));
@@ -475,7 +475,7 @@ fn a_lane_without_a_lock_is_told_and_left_alone() {
     let error = spool.adopt(usize::MAX).unwrap_err();
     assert!(error.to_string().contains("whether"), "{error}");
     assert!(fs::read(&path).unwrap().starts_with(&bytes));
-    // As the message says.
+    // As the error advises.
     fs::write(path.with_file_name("lock"), "").unwrap();
     assert_eq!(adopt(&mut spool).segments.len(), 1);
 }
@@ -522,7 +522,7 @@ fn what_is_open_when_the_directory_goes_away_is_still_sent() {
 #[cfg(unix)]
 const PART: &str = "TALLYMARK_SPOOL_PART";
 
-/// Runs a part of `child` in a process of its own, in that directory.
+/// Runs a part of `child` in another process, in this directory.
 #[cfg(unix)]
 fn run(part: &str, before: &str, folder: &Folder) {
     let output = std::process::Command::new("sh")
@@ -535,7 +535,7 @@ fn run(part: &str, before: &str, folder: &Folder) {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Not a test: what the processes do.
+/// Not a test: the code of the other processes.
 #[test]
 #[cfg(unix)]
 fn child() {
@@ -578,7 +578,7 @@ fn what_was_left_is_taken_over_also_if_not_a_byte_more_fits() {
         spool.append(id(1), ",\n{\"n\":1}").unwrap();
     }
     drop(spool);
-    // That is less than the file is long.
+    // Less than the length of the file.
     run("full", "trap '' XFSZ; ulimit -f 2;", &folder);
     assert_eq!(folder.files("open").len(), 1);
     assert_eq!(adopt(&mut DirectorySpool::open(&folder.0.join("spool"), Durability::Process).unwrap()).corrupt, 0);

@@ -1,4 +1,4 @@
-//! The examples, run as their first lines say, against a collector.
+//! Runs the examples as their first lines say, against a collector.
 #![cfg(all(feature = "spool", feature = "tower"))]
 
 #[path = "faults/collector.rs"]
@@ -181,7 +181,7 @@ fn line(event: &Value) -> String {
         line += &format!(" {key}");
     }
     if let Some(properties) = event.get("properties").and_then(Value::as_object) {
-        // In an order of their own: whether JSON objects keep theirs depends on what else is built.
+        // Sorted, because the order of JSON objects depends on the features of other crates in the build.
         let sorted: std::collections::BTreeMap<_, _> = properties.iter().collect();
         line += &format!(" {}", serde_json::to_string(&sorted).unwrap());
     }

@@ -1,5 +1,4 @@
-//! The fault table: what becomes of events when something on their way breaks. Prints itself as Markdown, and is kept
-//! in FAULTS.md:
+//! The fault table: what happens to events when something breaks. It prints the table in FAULTS.md:
 //!
 //! ```sh
 //! cargo test -p tallymark --test faults -- --nocapture
@@ -23,7 +22,7 @@ use std::time::{Duration, SystemTime};
 use tallymark::blocking::Client;
 use tallymark::{Backoff, Builder, ButtonClick, Custom, EventId, Losses, PageView, Reason, Report};
 
-/// Events that a client makes in one row.
+/// The number of events that a client tracks in one row.
 const EVENTS: usize = 200;
 
 #[test]
@@ -53,7 +52,7 @@ fn the_fault_table() {
         ("no file descriptors left for a while", no_descriptors),
         ("two processes, one directory", two_processes),
     ];
-    // They mostly wait, so they wait together.
+    // The rows mostly wait, so they run in parallel.
     let rows: Vec<Row> = std::thread::scope(|scope| {
         let running: Vec<_> = ROWS.iter().map(|(_, row)| scope.spawn(row)).collect();
         running
@@ -89,12 +88,12 @@ struct Row {
     dropped: Losses,
 }
 
-/// Compares what was made, by id, with what the collector has and with the files. `made` is what `track` gave out.
+/// Compares the ids that `track` returned with those in the collector and in the files.
 #[track_caller]
 fn compare(made: &[EventId], ledger: &Ledger, folder: &Folder, dropped: Losses) -> Row {
     let made: HashSet<_> = made.iter().copied().collect();
     let counted = ledger.counted();
-    // A batch that is counted may still be on disk, if its answer never came.
+    // A counted batch may still be on disk, if its answer was lost.
     let mut on_disk = folder.events();
     on_disk.retain(|id| !counted.contains_key(id));
     assert!(counted.keys().chain(&on_disk).all(|id| made.contains(id)), "there is more than was made");
@@ -111,7 +110,7 @@ fn compare(made: &[EventId], ledger: &Ledger, folder: &Folder, dropped: Losses) 
     row
 }
 
-/// A row in which everything arrives.
+/// A row in which every event arrives.
 #[track_caller]
 fn all_counted(made: &[EventId], ledger: &Ledger, folder: &Folder) -> Row {
     let row = compare(made, ledger, folder, Losses::default());
@@ -163,11 +162,11 @@ fn too_many_for_seconds() -> Row {
 }
 
 fn too_many_until_a_date() -> Row {
-    // A date has whole seconds, so that is one second at least.
+    // A date has whole seconds, so this is at least one second.
     too_many(|| httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(2)))
 }
 
-/// One batch, one 429, and the client stays away for as long as it was asked to.
+/// One batch gets one 429, and the client waits as long as the answer asks for.
 fn too_many(retry_after: fn() -> String) -> Row {
     let times = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&times);
@@ -209,15 +208,15 @@ fn refused() -> Row {
 /// What the network does to a connection.
 #[derive(Clone, Copy)]
 enum Cut {
-    /// Resets it after so many bytes of the request.
+    /// Resets it after this many bytes of the request.
     Request(usize),
-    /// Closes it when the answer comes.
+    /// Closes it when the answer arrives.
     Answer,
-    /// Closes it after the answer's head and some bytes of its body.
+    /// Closes it after the head and some bytes of the answer.
     AnswerBody(usize),
 }
 
-/// A way to the collector on which the first connections are cut.
+/// A proxy to the collector that cuts the first connections.
 fn network(collector: &Collector, cuts: Vec<Cut>) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let endpoint = format!("http://{}{}", listener.local_addr().unwrap(), collector.ledger.path);
@@ -240,7 +239,7 @@ fn network(collector: &Collector, cuts: Vec<Cut>) -> (String, Arc<AtomicUsize>) 
 fn pass(mut near: TcpStream, collector: SocketAddr, cut: Option<Cut>) -> std::io::Result<()> {
     if let Some(Cut::Request(bytes)) = cut {
         near.read_exact(&mut vec![0; bytes])?;
-        // A socket that is closed with something unread resets the connection.
+        // Closing a socket with unread bytes resets the connection.
         near.peek(&mut [0])?;
         return Ok(());
     }
@@ -298,7 +297,7 @@ fn answer_cut() -> Row {
 fn answer_late() -> Row {
     through(|request| match request.number {
         0 | 3 => Act::AnswerLate(PATIENCE),
-        // Counted after the client has given up, perhaps after it has come again.
+        // Counted after the client has given up, perhaps after its retry.
         1 | 4 => Act::TakeLate(Duration::from_millis(600)),
         _ => Act::Take,
     })
@@ -318,7 +317,7 @@ fn captive_portal() -> Row {
     })
 }
 
-/// Tracks and delivers by turns, so that batches are divided while others are open.
+/// Tracks and delivers alternately, so that batches are divided while others are open.
 fn through_by_turns(script: impl Fn(&Request) -> Act + Send + Sync + 'static) -> Row {
     let (collector, folder) = (Collector::start(script), Folder::new());
     let client = builder(&collector.endpoint(), &folder).batch_age(PATIENCE).build_blocking().unwrap();
@@ -333,7 +332,7 @@ fn through_by_turns(script: impl Fn(&Request) -> Act + Send + Sync + 'static) ->
 }
 
 fn asked_again() -> Row {
-    // The first of each batch is not taken, until it comes alone.
+    // The first event of each batch is asked for again, until it comes alone.
     through_by_turns(|request| {
         let retry = if request.events() > 1 { vec![0] } else { Vec::new() };
         Act::Partly { retry, rejected: Vec::new() }
@@ -363,7 +362,7 @@ fn poisoned() -> Row {
     row
 }
 
-/// `shop:new`, which is what the collector knows.
+/// `shop:new`, the credentials that the collector knows.
 const NEW_KEY: &str = "Basic c2hvcDpuZXc=";
 
 fn unauthorized() -> Row {
@@ -388,7 +387,7 @@ fn unauthorized_late() -> Row {
         if request.headers["authorization"] == NEW_KEY {
             return Act::Take;
         }
-        // This thread is the collector's, so nothing else is answered before.
+        // In the collector's thread, so no other request is answered before.
         wait_until("the key is replaced", || held.load(Ordering::Relaxed));
         Act::Status(401, None)
     };
@@ -414,7 +413,7 @@ fn forbidden() -> Row {
     row
 }
 
-/// Finds names only when it is told to.
+/// Resolves names only while it is switched on.
 #[derive(Clone)]
 struct Names {
     works: Arc<AtomicBool>,
@@ -460,14 +459,14 @@ fn no_name_until_the_end() -> Row {
     all_counted(&made, &collector.ledger, &folder)
 }
 
-/// A client with nothing of its own delivers what is in the directory.
+/// A client without events of its own delivers what is in the directory.
 fn deliver(collector: &Collector, folder: &Folder) {
     let client = builder(&collector.endpoint(), folder).build_blocking().unwrap();
     let report = finish(&client);
     assert_eq!(report.stats.dropped.total(), 0);
 }
 
-/// A process of our own: this test again, in a part that an environment variable names.
+/// Another process: this test again, in a part that an environment variable names.
 struct Process {
     child: Child,
     lines: Box<dyn Iterator<Item = std::io::Result<String>>>,
@@ -495,7 +494,7 @@ impl Process {
         Self { child, lines, made: Vec::new() }
     }
 
-    /// Notes the ids it tells, until it says something else.
+    /// Collects the ids that it prints, until it prints something else.
     fn hear(&mut self, word: &str) {
         for line in &mut self.lines {
             let line = line.unwrap();
@@ -527,13 +526,13 @@ impl Drop for Process {
     }
 }
 
-/// Not a test: what the processes do.
+/// Not a test: the code of the other processes.
 #[test]
 fn child() {
     let Ok(part) = std::env::var(PART) else { return };
     let folder = std::mem::ManuallyDrop::new(Folder(std::env::var_os(SPOOL).unwrap().into()));
-    let troubles = Arc::new(AtomicUsize::new(0));
-    let noted = Arc::clone(&troubles);
+    let errors = Arc::new(AtomicUsize::new(0));
+    let noted = Arc::clone(&errors);
     let client = builder(&std::env::var(ENDPOINT).unwrap(), &folder)
         .on_error(move |error| _ = noted.fetch_add(usize::from(error.is_storage()), Ordering::Relaxed))
         .build_blocking()
@@ -559,7 +558,7 @@ fn child() {
         "full" => {
             let mut made = Vec::new();
             for number in 0..EVENTS {
-                // A few fit in no file.
+                // Some events do not fit into the file.
                 let length = if number % 30 == 25 { 9_000 } else { 10 };
                 made.push(client.track(Custom::new("order").property("text", "x".repeat(length))).unwrap());
             }
@@ -567,7 +566,7 @@ fn child() {
             let report = client.flush(Duration::from_millis(100));
             assert!(report.in_memory() > 0 && report.on_disk() > 0, "{report:?}");
             assert_eq!(report.in_memory() + report.on_disk(), EVENTS as u64);
-            wait_until("the hook is called", || troubles.load(Ordering::Relaxed) > 0);
+            wait_until("the hook is called", || errors.load(Ordering::Relaxed) > 0);
             say("made all");
             hear();
             assert_eq!(finish(&client).stats.dropped.total(), 0);
@@ -584,7 +583,7 @@ fn child() {
                 }
             }
             let failures = client.stats().failures;
-            // Some more attempts, none of which can open the file.
+            // Some more attempts, which cannot open the file.
             wait_until("it was tried again", || {
                 client.stats().failures > failures + 3 || client.stats().dropped.total() > 0
             });
@@ -603,24 +602,24 @@ fn told(made: &[EventId]) {
 }
 
 fn say(word: &str) {
-    // Past the harness's capture.
+    // Around the capture of the test harness.
     std::io::stdout().write_all(format!("\n{word}\n").as_bytes()).unwrap();
 }
 
-/// Waits for the parent; without one it is over.
+/// Waits for a line of the parent, and ends if the parent has ended.
 fn hear() {
     if std::io::stdin().read(&mut [0]).unwrap_or(0) == 0 {
-        std::process::exit(1);
+        std::process::abort();
     }
 }
 
-/// A process meets a collector that mostly fails, ends, and a client of ours goes on.
+/// A process ends while the collector mostly fails, and another client continues.
 fn after(part: &str, end: impl FnOnce(Process) -> Vec<EventId>) -> Row {
     let works = Arc::new(AtomicBool::new(false));
     let state = Arc::clone(&works);
     let script = move |request: &Request| match request.number % 2 {
         _ if state.load(Ordering::Relaxed) => Act::Take,
-        // Counted, and the process does not live to hear of it.
+        // Counted, but the process ends before the answer.
         0 => Act::AnswerLate(PATIENCE),
         _ => Act::Status(503, None),
     };
@@ -659,7 +658,7 @@ fn killed() -> Row {
     })
 }
 
-/// The process may not write more than some KiB into any file, and goes on when writing fails.
+/// The process may write only a few KiB to each file, and continues when a write fails.
 fn disk_full() -> Row {
     under_limits("full", "trap '' XFSZ; ulimit -f 2;")
 }
@@ -668,7 +667,7 @@ fn no_descriptors() -> Row {
     under_limits("descriptors", "ulimit -n 64;")
 }
 
-/// A process that the shell has limited tracks while the collector is down, and delivers once it is up.
+/// A process with a limit of the shell tracks while the collector is down, and delivers when it is up.
 fn under_limits(part: &str, limits: &str) -> Row {
     let works = Arc::new(AtomicBool::new(false));
     let state = Arc::clone(&works);

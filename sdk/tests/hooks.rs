@@ -1,4 +1,4 @@
-//! What a service that uses the client notices: its hooks, confirmations, reports, threads and runtimes.
+//! What a service notices of the client: hooks, confirmations, reports, threads and runtimes.
 #![cfg(all(feature = "client", feature = "spool"))]
 
 #[path = "faults/collector.rs"]
@@ -25,7 +25,7 @@ fn builder(endpoint: &str) -> Builder {
         .batch_age(Duration::from_millis(20))
 }
 
-/// What hooks have heard.
+/// What the hooks were called with.
 #[derive(Clone, Default)]
 struct Heard {
     losses: Arc<Mutex<HashMap<Reason, u64>>>,
@@ -51,13 +51,13 @@ impl Heard {
 
     #[track_caller]
     fn expect_loss(&self, reason: Reason, events: u64) {
-        wait_until("the loss is told", || self.losses.lock().unwrap().get(&reason) == Some(&events));
+        wait_until("the loss is reported", || self.losses.lock().unwrap().get(&reason) == Some(&events));
         assert_eq!(self.losses.lock().unwrap().len(), 1);
     }
 
     #[track_caller]
     fn expect_error(&self, kind: &str) {
-        wait_until("the error is told", || self.errors.lock().unwrap().iter().any(|error| error == kind));
+        wait_until("the error is reported", || self.errors.lock().unwrap().iter().any(|error| error == kind));
     }
 }
 
@@ -66,7 +66,7 @@ fn track(client: &Client, events: usize) -> Vec<EventId> {
 }
 
 #[test]
-fn every_loss_is_told_with_its_reason() {
+fn every_loss_is_reported_with_its_reason() {
     let refusing = |status| Collector::start(move |_| Act::Status(status, None));
     for (status, reason) in
         [(400, Reason::Refused), (415, Reason::Refused), (422, Reason::Refused), (413, Reason::TooLarge)]
@@ -82,7 +82,7 @@ fn every_loss_is_told_with_its_reason() {
     let (heard, collector) = (Heard::default(), refusing(503));
     let client = heard.listen(builder(&collector.endpoint()).queue_bytes(2_000).batch_events(5)).build().unwrap();
     for _ in 0..100 {
-        // Refused for once, if all that is queued is on its way. That counts too.
+        // Refused if every queued batch is in flight. That counts as dropped too.
         let refused = client.track(Event::custom("n")).err();
         assert!(refused.is_none_or(|error| error.is_queue_full()));
     }
@@ -98,14 +98,14 @@ fn every_loss_is_told_with_its_reason() {
 }
 
 #[test]
-fn trouble_with_the_disk_is_told() {
+fn errors_of_the_disk_are_reported() {
     let collector = Collector::start(|_| Act::Status(503, None));
     let (heard, folder) = (Heard::default(), Folder::new());
     let client = heard.listen(builder(&collector.endpoint())).spool(&folder.0).build_blocking().unwrap();
     client.track(Event::custom("on disk")).unwrap();
     let report = client.flush(Duration::from_millis(20));
     assert_eq!((report.on_disk(), report.in_memory()), (1, 0));
-    // Root may write anywhere, but not where there is nothing.
+    // Root may write anywhere, but not to a folder that does not exist.
     std::fs::remove_dir_all(&folder.0).unwrap();
     client.track(Event::custom("in memory")).unwrap();
     heard.expect_error("storage");
@@ -115,7 +115,7 @@ fn trouble_with_the_disk_is_told() {
 }
 
 #[test]
-fn errors_are_told_by_their_kind() {
+fn errors_are_reported_by_kind() {
     for (act, kind) in [(401, "credentials"), (403, "credentials"), (503, "send"), (302, "send"), (200, "rejected")] {
         let heard = Heard::default();
         let collector = Collector::start(move |_| match act {
@@ -159,7 +159,7 @@ fn hooks_may_panic_block_and_call_the_client() {
         client.track(Event::custom("another")).unwrap();
         assert!(client.flush(PATIENCE).is_complete(), "round {round}");
     }
-    // The hook blocks now, for ever.
+    // The hook blocks forever now.
     for _ in 0..300 {
         client.track(Event::custom("poison")).unwrap();
         client.flush(PATIENCE);
@@ -172,7 +172,7 @@ fn hooks_may_panic_block_and_call_the_client() {
 }
 
 #[test]
-fn a_slow_hook_is_told_everything_before_a_shutdown_returns() {
+fn a_slow_hook_gets_everything_before_a_shutdown_returns() {
     const MORE: usize = 400;
     let collector = Collector::start(|_| Act::Status(413, None));
     let lost = Arc::new(AtomicUsize::new(0));
@@ -204,7 +204,7 @@ fn a_slow_hook_is_told_everything_before_a_shutdown_returns() {
 }
 
 #[test]
-fn a_hook_may_shut_its_client_down() {
+fn a_hook_may_shut_down_its_client() {
     let collector = Collector::start(|_| Act::Status(413, None));
     let own: Arc<OnceLock<blocking::Client>> = Arc::default();
     let done = Arc::new(AtomicBool::new(false));
@@ -223,7 +223,7 @@ fn a_hook_may_shut_its_client_down() {
 }
 
 #[test]
-fn a_receipt_that_does_not_add_up_is_told_and_the_batch_is_kept() {
+fn a_receipt_that_does_not_add_up_is_reported_and_the_batch_is_kept() {
     for (retry, rejected) in [(vec![1], vec![]), (vec![0, 0], vec![]), (vec![0], vec![0])] {
         let collector = Collector::start(move |_| Act::Partly { retry: retry.clone(), rejected: rejected.clone() });
         let heard = Heard::default();
@@ -255,7 +255,7 @@ fn a_blocking_client_works_inside_a_runtime_and_outside() {
     threads.block_on(async { work() });
 }
 
-/// As `wait_until`, and lets other tasks go on.
+/// Like `wait_until`, but lets other tasks run.
 async fn once(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
@@ -270,7 +270,7 @@ async fn a_confirmation_says_what_became_of_the_event() {
         text if text.contains("wrong") => Act::Partly { retry: Vec::new(), rejected: vec![0] },
         text if text.contains("poison") => Act::Status(413, None),
         text if text.contains("stuck") => Act::Status(503, None),
-        // Once more, please, and then it is taken.
+        // Refused once, then accepted.
         text if text.contains("again") && request.number == 1 => Act::Status(429, None),
         _ => Act::Take,
     });
@@ -301,12 +301,13 @@ async fn each_confirmation_is_about_its_own_event() {
             wait_until("all are tracked", || held.load(Ordering::Relaxed));
             Act::Take
         }
-        // Of four together the second is refused, and the first and the last go again. Then that last one is refused.
+        // Of the four events, the second is rejected, and the first and the last are asked for again. Then the last is
+        // rejected.
         1 => Act::Partly { retry: vec![0, 3], rejected: vec![1] },
         _ => Act::Partly { retry: Vec::new(), rejected: vec![1] },
     });
     let client = builder(&collector.endpoint()).batch_age(PATIENCE).timeout(PATIENCE).build().unwrap();
-    // All under one id, which is theirs to choose.
+    // All events have the same id, which callers may choose.
     let id = EventId::new(1, &mut rand::random::<u64>);
     let confirm = async || match client.track_confirmed(Custom::new("n").event_id(id)).await.unwrap() {
         Outcome::Delivered => "delivered",
@@ -314,7 +315,7 @@ async fn each_confirmation_is_about_its_own_event() {
         other => panic!("{other:?}"),
     };
     let others = async {
-        once("the first is on its way", || collector.ledger.requests() > 0).await;
+        once("the first is in flight", || collector.ledger.requests() > 0).await;
         tokio::join!(confirm(), confirm(), confirm(), confirm(), async {
             once("all are tracked", || client.stats().made == 5).await;
             all_tracked.store(true, Ordering::Relaxed);
@@ -338,7 +339,7 @@ fn a_confirmation_comes_also_when_the_spool_cannot_be_read() {
         let client = builder(&collector.endpoint()).timeout(PATIENCE).spool(&folder.0).build_blocking().unwrap();
         std::thread::scope(|scope| {
             let confirmation = scope.spawn(|| client.track_confirmed(Event::custom("n")).unwrap());
-            wait_until("it is on its way", || collector.ledger.requests() > 0);
+            wait_until("it is in flight", || collector.ledger.requests() > 0);
             std::fs::remove_dir_all(&folder.0).unwrap();
             gone.store(true, Ordering::Relaxed);
             assert_eq!(confirmation.join().unwrap(), expected);
@@ -367,7 +368,7 @@ async fn confirmations_at_the_same_time_travel_together() {
         assert_eq!(outcome, Outcome::Delivered);
     }
     assert_eq!(collector.ledger.counted().len(), CONFIRMATIONS);
-    // The first one at once, the others by hundreds.
+    // The first one alone, the others by hundreds.
     assert!(collector.ledger.batches() <= 5, "{} batches", collector.ledger.batches());
 }
 
@@ -375,7 +376,7 @@ async fn confirmations_at_the_same_time_travel_together() {
 fn what_is_tracked_while_somebody_shuts_down_is_delivered_or_refused() {
     const ROUNDS: usize = 200;
     const THREADS: usize = 3;
-    // An answer is now and then late, so that shutdowns meet every state.
+    // Some answers are late, so that shutdowns occur in every state.
     let collector = Collector::start(|request| match request.number % 3 {
         0 => Act::TakeLate(Duration::from_millis(2)),
         _ => Act::Take,
@@ -450,7 +451,7 @@ async fn no_wait_is_too_long() {
     track(&forever, 1);
     assert!(forever.shutdown(Duration::MAX).await.is_complete());
 
-    // What waits for ever does so without work.
+    // A client that waits forever does no work.
     let failing = Collector::start(|_| Act::Status(503, Some(u64::MAX.to_string())));
     let waiting = builder(&failing.endpoint()).backoff(Backoff { base: u64::MAX, max: u64::MAX }).build().unwrap();
     track(&waiting, 1);
@@ -502,7 +503,7 @@ fn four_threads_track_with_every_event_synced() {
 fn the_client_outlives_the_runtime_that_built_it() {
     let collector = Collector::start(|_| Act::Take);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-    // With connections from the first runtime, too.
+    // It keeps connections of the first runtime.
     let client = runtime.block_on(async {
         let client = builder(&collector.endpoint()).http_client(reqwest::Client::new()).build().unwrap();
         assert_eq!(client.track_confirmed(Event::custom("n")).await.unwrap(), Outcome::Delivered);
@@ -529,7 +530,7 @@ fn a_resolver_that_panics_costs_a_try_and_no_event() {
     let resolver = Moody(AtomicUsize::new(0), collector.address);
     let http = reqwest::Client::builder().dns_resolver(Arc::new(resolver)).build().unwrap();
     let endpoint = format!("http://collector.example:{}{}", collector.address.port(), collector.ledger.path);
-    // More panics than may be on their way at once.
+    // More panics than requests in flight at the same time.
     let client = heard.listen(builder(&endpoint)).in_flight(2).batch_events(1).http_client(http).build().unwrap();
     track(&client, 10);
     let client = blocking::Client::from(client);
@@ -538,7 +539,7 @@ fn a_resolver_that_panics_costs_a_try_and_no_event() {
     heard.expect_error("send");
 }
 
-/// As a service's own guards do, which live in a thread and track what has come of it.
+/// As a guard in a thread does that tracks the end of the thread.
 #[test]
 fn a_thread_may_track_while_it_ends() {
     struct Guard(Client);
@@ -569,7 +570,7 @@ fn where_no_thread_can_be_started_that_is_an_error_also_inside_a_runtime() {
     const INSIDE: &str = "TALLYMARK_NO_THREADS";
     let name = "where_no_thread_can_be_started_that_is_an_error_also_inside_a_runtime";
     if std::env::var_os(INSIDE).is_none() {
-        // A process in which no thread gets the stack that it wants. With one thread, a test runs in the first.
+        // A process in which no thread gets its stack. With one test thread, the test runs in the main thread.
         let mut process = Command::new(std::env::current_exe().unwrap());
         process
             .args([name, "--exact", "--test-threads=1"])
@@ -644,11 +645,11 @@ fn nothing_that_can_be_printed_shows_the_key() {
     client.track(Event::custom("n")).unwrap();
     client.flush(PATIENCE);
     client.track(Event::custom("n")).unwrap();
-    wait_until("it is not let in", || shown.lock().unwrap().contains("username and key"));
+    wait_until("the credentials are refused", || shown.lock().unwrap().contains("username and key"));
     drop(collector);
     client.set_key("tms_secret").unwrap();
-    // Nobody is there any more.
-    wait_until("it is not let in", || shown.lock().unwrap().contains("could not be sent"));
+    // The collector is gone.
+    wait_until("the credentials are refused", || shown.lock().unwrap().contains("could not be sent"));
     let report = client.shutdown(Duration::ZERO);
     text += &format!("{report:?} {client:?} {:?}", client.track(Event::custom("n")).unwrap_err());
     text += &shown.lock().unwrap();
@@ -659,7 +660,7 @@ fn nothing_that_can_be_printed_shows_the_key() {
 }
 
 #[test]
-fn a_header_of_ones_own_is_sent_beside_the_clients() {
+fn the_services_headers_are_sent_beside_the_clients() {
     let collector = Collector::start(|request| {
         let values = |name| request.headers.get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
         let right = values("x-tenant") == [b"seven"] && values("authorization") == [b"Basic c2hvcDp0bXNfc2VjcmV0"];
@@ -675,7 +676,7 @@ fn a_header_of_ones_own_is_sent_beside_the_clients() {
 
 #[test]
 #[cfg(feature = "gzip")]
-fn large_bodies_are_compressed_and_sent_plain_where_that_is_not_taken() {
+fn large_bodies_are_compressed_and_sent_plain_if_that_is_not_accepted() {
     let large = || Custom::new("n").property("text", "x".repeat(4_000));
     let is_gzip = |request: &collector::Request| request.body.starts_with(&[0x1f, 0x8b]);
     for refusal in [None, Some(415), Some(400)] {
@@ -693,7 +694,7 @@ fn large_bodies_are_compressed_and_sent_plain_where_that_is_not_taken() {
         for event in [Custom::new("small"), large(), large()] {
             assert_eq!(client.track_confirmed(event).unwrap(), Outcome::Delivered);
         }
-        // It asks only once.
+        // It tries compression only once.
         let expected: &[bool] = if refusal.is_none() { &[false, true, true] } else { &[false, true, false, false] };
         assert_eq!(*seen.lock().unwrap(), expected);
         assert_eq!(collector.ledger.counted().len(), 3);
@@ -714,7 +715,7 @@ fn large_bodies_are_compressed_and_sent_plain_where_that_is_not_taken() {
     assert_eq!(*seen.lock().unwrap(), [true, false, true, false, false]);
     assert_eq!(collector.ledger.counted().len(), 2);
 
-    // What is refused plain as well was not refused for its compression, which goes on.
+    // A batch that is refused uncompressed too was not refused for its compression, so compression continues.
     let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
     let noted = Arc::clone(&seen);
     let collector = Collector::start(move |request| {

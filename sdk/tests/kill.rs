@@ -1,8 +1,8 @@
-//! `kill -9`, again and again, at random moments: every event whose `track` has returned is counted, once.
+//! `kill -9` at random moments: every event whose `track` has returned is counted once.
 //!
-//! Processes of our own track as fast as they can from several threads, on one directory, and tell each id only after
-//! `track` has returned. The collector is up, slow, failing or not there, so that deaths hit every stage: append, seal,
-//! send, answer, divide and adopt. One client delivers what is left.
+//! Processes track as fast as they can from several threads, in one directory, and print each id after `track` has returned. The
+//! collector is up, slow, failing or down, so that processes end in every stage: append, seal, send, answer, divide and adopt. At
+//! the end, one client delivers what is left.
 #![cfg(all(unix, feature = "client", feature = "spool"))]
 
 #[path = "faults/collector.rs"]
@@ -34,7 +34,7 @@ const STATES: [&str; 5] = ["up", "slow", "failing", "moody", "gone"];
 fn script(state: &AtomicUsize, request: &Request) -> Act {
     let chance = rand::random::<u8>();
     let a_while = Duration::from_millis(u64::from(chance) % 40);
-    // What is too large once is too large always: the contract knows no 413 for a batch that may be counted already.
+    // A batch that is too large once is always too large: by the contract, a batch that may be counted gets no 413.
     let too_large = request.events() > 20 && request.batch_id().uuid().as_bytes()[15] < 32;
     match STATES[state.load(Ordering::Relaxed)] {
         state if too_large && state != "failing" => Act::Status(413, None),
@@ -104,7 +104,7 @@ fn what_was_tracked_outlives_kill_9() {
         start.elapsed().as_secs_f32()
     );
     assert_eq!((missing, twice), (0, 0));
-    // One a thread may have been stored with nobody told.
+    // Each thread may have stored one event before it could report it.
     assert!(extra <= processes * THREADS, "{extra}");
     assert!(adopted > ROUNDS / 4 && acknowledged.len() > 1_000, "the test has hardly tested anything");
 }
@@ -132,7 +132,7 @@ impl Life {
             .env(PART, part)
             .env(SPOOL, &folder.0)
             .env(ENDPOINT, endpoint)
-            // Its end tells the child that we are gone.
+            // When it closes, the child knows that the test has ended.
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -142,7 +142,7 @@ impl Life {
         let acknowledged = std::thread::spawn(move || {
             let mut ids = Vec::new();
             for line in told.lines() {
-                // What is not whole was torn by the kill, or is the harness's.
+                // A line that is no id was cut by the kill, or is the test harness's.
                 if let Some(id) = line.ok().and_then(|line| EventId::parse(&line)) {
                     ids.push(id);
                     let _ = begun.send(());
@@ -154,7 +154,7 @@ impl Life {
     }
 
     fn kill(&mut self) -> Vec<EventId> {
-        assert!(self.child.try_wait().unwrap().is_none(), "it ended by itself");
+        assert!(self.child.try_wait().unwrap().is_none(), "it ended before it was killed");
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.acknowledged.take().unwrap().join().unwrap()
@@ -168,14 +168,14 @@ impl Drop for Life {
     }
 }
 
-/// Not a test: what the processes do.
+/// Not a test: the code of the other processes.
 #[test]
 fn child() {
     let Ok(part) = std::env::var(PART) else { return };
     let folder = Folder(std::env::var_os(SPOOL).unwrap().into());
     let durability = if part == "power" { Durability::Power } else { Durability::Process };
     let client = builder(&std::env::var(ENDPOINT).unwrap(), &folder).durability(durability).build().unwrap();
-    // Past the harness's beginning of a line.
+    // End the line that the test harness has begun.
     writeln!(std::io::stdout()).unwrap();
     for _ in 0..THREADS {
         let client = client.clone();
@@ -189,7 +189,7 @@ fn child() {
             }
         });
     }
-    // Until it is killed, or until there is nobody left to do so. Nothing is cleaned up then.
+    // Until it is killed, or the test has ended. Nothing is cleaned up then.
     let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
     std::process::abort();
 }

@@ -1,5 +1,5 @@
-//! The outbox against a model of the collector, with a virtual clock: answers of every kind, lost
-//! answers, clock jumps, and crashes between any two storage operations.
+//! The outbox against a model of the collector, with a virtual clock: answers of every kind, lost answers, clock jumps, and
+//! crashes between any two storage operations.
 
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};
@@ -11,7 +11,7 @@ use tallymark::{Backoff, BatchId, Event, MemorySpool, Outbox, Reason, Recovered,
 const START: u64 = 1_763_673_600_000;
 const CLOCK: Clock = Clock::start(START, 0);
 
-/// Storage that outlives the outbox, and that can die after a number of operations.
+/// Storage that outlives the outbox, and that can fail after a number of operations, as if the process had ended.
 #[derive(Clone, Default)]
 struct Disk {
     segments: Rc<RefCell<MemorySpool>>,
@@ -63,18 +63,18 @@ impl Spool for Disk {
     }
 }
 
-/// What the collector does with a batch, and what comes back of it.
+/// What the collector does with a batch, and which answer the client gets.
 #[derive(Clone, Debug)]
-enum Fate {
+enum Reply {
     Taken,
-    /// Some events are asked for again, by a mask over their indexes.
+    /// Accepted except for some events, which are asked for again, by a mask over their indexes.
     Partly(u8),
-    /// Some are refused for good.
+    /// Accepted except for some events, which are rejected.
     Refused(u8),
     /// Taken, but the answer is lost.
     AnswerLost,
     NeverArrived,
-    /// Something else answers 200.
+    /// A proxy answers 200.
     Junk,
     Status(u16, Option<u64>),
 }
@@ -85,7 +85,7 @@ enum Step {
     Flush,
     Pass(u64),
     JumpBack(u64),
-    Poll(Fate),
+    Poll(Reply),
     Resume,
     CrashAfter(u32),
 }
@@ -101,7 +101,7 @@ struct Collector {
 }
 
 impl Collector {
-    fn take(&mut self, batch: BatchId, body: &str, fate: &Fate) -> (u32, u32, Vec<u32>) {
+    fn take(&mut self, batch: BatchId, body: &str, reply: &Reply) -> (u32, u32, Vec<u32>) {
         if let Some((first, accepted, rejected, retry)) = self.batches.get(&batch) {
             assert_eq!(first, body, "the body changed under its id");
             return (*accepted, *rejected, retry.clone());
@@ -109,9 +109,9 @@ impl Collector {
         let (mut accepted, mut rejected, mut retry) = (0, 0, Vec::new());
         for (index, id) in (0..).zip(ids(body)) {
             let hit = |mask: u8| mask >> (index % 8) & 1 == 1;
-            match fate {
-                Fate::Partly(mask) if hit(*mask) => retry.push(index),
-                Fate::Refused(mask) if hit(*mask) => {
+            match reply {
+                Reply::Partly(mask) if hit(*mask) => retry.push(index),
+                Reply::Refused(mask) if hit(*mask) => {
                     rejected += 1;
                     self.refused.insert(id);
                 }
@@ -137,7 +137,7 @@ struct World {
     now: u64,
     seed: Rc<Cell<u64>>,
     promised: BTreeSet<String>,
-    /// Not before this may anything be sent, in outbox time.
+    /// Nothing may be sent before this.
     quiet_until: u64,
 }
 
@@ -198,7 +198,7 @@ impl World {
                 self.now -= time;
                 self.quiet_until = 0;
             }
-            Step::Poll(fate) => self.poll(fate),
+            Step::Poll(reply) => self.poll(reply),
             Step::Resume => {
                 self.outbox.resume();
                 self.quiet_until = 0;
@@ -212,36 +212,36 @@ impl World {
         self.check();
     }
 
-    fn poll(&mut self, fate: &Fate) {
+    fn poll(&mut self, reply: &Reply) {
         let Next::Send(attempt) = self.outbox.poll(self.now) else { return };
         assert!(self.now >= self.quiet_until, "sent before the backoff was over");
         assert_eq!(attempt.events as usize, ids(&attempt.body).len());
         assert!(attempt.body.len() <= config().batch_bytes);
         let batch = attempt.batch_id;
-        // What has been taken once is not too large the next time.
+        // A batch that was accepted once is not too large the next time.
         let known = self.collector.batches.contains_key(&batch);
-        let fate = if known && matches!(fate, Fate::Status(413, _)) { &Fate::Taken } else { fate };
-        let answer = match fate {
-            Fate::Taken | Fate::Partly(_) | Fate::Refused(_) => {
-                let (accepted, rejected, retry) = self.collector.take(batch, &attempt.body, fate);
+        let reply = if known && matches!(reply, Reply::Status(413, _)) { &Reply::Taken } else { reply };
+        let answer = match reply {
+            Reply::Taken | Reply::Partly(_) | Reply::Refused(_) => {
+                let (accepted, rejected, retry) = self.collector.take(batch, &attempt.body, reply);
                 self.outbox.answer(self.now, batch, Answer::Receipt { accepted, rejected, retry: &retry });
                 return;
             }
-            Fate::AnswerLost => {
-                self.collector.take(batch, &attempt.body, fate);
+            Reply::AnswerLost => {
+                self.collector.take(batch, &attempt.body, reply);
                 Answer::None
             }
-            Fate::NeverArrived => Answer::None,
-            Fate::Junk => Answer::Receipt { accepted: attempt.events + 1, rejected: 0, retry: &[] },
-            Fate::Status(status, retry_after) => Answer::Status { status: *status, retry_after: *retry_after },
+            Reply::NeverArrived => Answer::None,
+            Reply::Junk => Answer::Receipt { accepted: attempt.events + 1, rejected: 0, retry: &[] },
+            Reply::Status(status, retry_after) => Answer::Status { status: *status, retry_after: *retry_after },
         };
         self.outbox.answer(self.now, batch, answer);
-        if let Fate::Status(429 | 503, Some(wait)) = fate {
+        if let Reply::Status(429 | 503, Some(wait)) = reply {
             self.quiet_until = self.now + (*wait).min(config().backoff.max);
         }
     }
 
-    /// Lets the network heal and time pass until nothing is left to do.
+    /// Repairs the network and lets time pass until nothing is left to do.
     fn settle(&mut self) {
         self.disk.operations_left.set(None);
         self.outbox.flush();
@@ -249,7 +249,7 @@ impl World {
             match self.outbox.poll(self.now) {
                 Next::Send(attempt) => {
                     let (accepted, rejected, retry) =
-                        self.collector.take(attempt.batch_id, &attempt.body, &Fate::Taken);
+                        self.collector.take(attempt.batch_id, &attempt.body, &Reply::Taken);
                     let answer = Answer::Receipt { accepted, rejected, retry: &retry };
                     self.outbox.answer(self.now, attempt.batch_id, answer);
                 }
@@ -257,31 +257,31 @@ impl World {
                 Next::Idle => return self.check(),
             }
         }
-        panic!("the outbox does not come to rest");
+        panic!("the outbox does not become idle");
     }
 }
 
-fn fate() -> impl Strategy<Value = Fate> {
+fn reply() -> impl Strategy<Value = Reply> {
     prop_oneof![
-        3 => Just(Fate::Taken),
-        2 => any::<u8>().prop_map(Fate::Partly),
-        1 => any::<u8>().prop_map(Fate::Refused),
-        2 => Just(Fate::AnswerLost),
-        1 => Just(Fate::NeverArrived),
-        1 => Just(Fate::Junk),
+        3 => Just(Reply::Taken),
+        2 => any::<u8>().prop_map(Reply::Partly),
+        1 => any::<u8>().prop_map(Reply::Refused),
+        2 => Just(Reply::AnswerLost),
+        1 => Just(Reply::NeverArrived),
+        1 => Just(Reply::Junk),
         2 => (prop_oneof![Just(429), Just(500), Just(503)], proptest::option::of(0..60_000u64))
-            .prop_map(|(status, wait)| Fate::Status(status, wait)),
-        1 => prop_oneof![Just(401), Just(403), Just(404), Just(413)].prop_map(|status| Fate::Status(status, None)),
+            .prop_map(|(status, wait)| Reply::Status(status, wait)),
+        1 => prop_oneof![Just(401), Just(403), Just(404), Just(413)].prop_map(|status| Reply::Status(status, None)),
     ]
 }
 
-fn step(fate: impl Strategy<Value = Fate>) -> impl Strategy<Value = Step> {
+fn step(reply: impl Strategy<Value = Reply>) -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => any::<u8>().prop_map(Step::Push),
         1 => Just(Step::Flush),
         3 => (0..20_000u64).prop_map(Step::Pass),
         1 => (0..1_000_000u64).prop_map(Step::JumpBack),
-        8 => fate.prop_map(Step::Poll),
+        8 => reply.prop_map(Step::Poll),
         1 => Just(Step::Resume),
         1 => (0..6u32).prop_map(Step::CrashAfter),
     ]
@@ -293,7 +293,7 @@ proptest! {
     #[test]
     fn whatever_happens_every_event_is_counted_exactly_once(
         seed in any::<u64>(),
-        steps in proptest::collection::vec(step(fate()), 1..120),
+        steps in proptest::collection::vec(step(reply()), 1..120),
     ) {
         // A 413 for a single event drops it, so the model sends that only to larger batches.
         let mut world = World::new(seed);
@@ -306,7 +306,7 @@ proptest! {
         for id in &world.promised {
             let counted = world.collector.counted.contains_key(id);
             let refused = world.collector.refused.contains(id);
-            let may_be_dropped = steps.iter().any(|step| matches!(step, Step::Poll(Fate::Status(413, _))));
+            let may_be_dropped = steps.iter().any(|step| matches!(step, Step::Poll(Reply::Status(413, _))));
             prop_assert!(counted || refused || may_be_dropped, "{id} was lost");
             prop_assert!(!(counted && refused));
         }
@@ -323,15 +323,15 @@ proptest! {
             world.step(&Step::Push(7));
         }
         world.step(&Step::Flush);
-        let fate = Fate::Status(status, None);
+        let reply = Reply::Status(status, None);
         for _ in 0..events {
-            world.step(&Step::Poll(fate.clone()));
+            world.step(&Step::Poll(reply.clone()));
         }
         let stats = world.outbox.stats();
         prop_assert_eq!(stats.dropped.of(Reason::Refused), events as u64);
         prop_assert_eq!(stats.queued, 0);
 
-        // The next batch tells the collector.
+        // The next batch reports it to the collector.
         world.step(&Step::Push(1));
         world.outbox.flush();
         let Next::Send(attempt) = world.outbox.poll(world.now) else { panic!("nothing to send") };
@@ -373,11 +373,11 @@ fn a_batch_is_sealed_by_count_by_bytes_and_by_age() {
 #[test]
 fn a_wrong_key_pauses_keeps_and_goes_on_when_it_is_replaced() {
     let mut world = world_with(8);
-    world.poll(&Fate::Status(401, None));
+    world.poll(&Reply::Status(401, None));
     assert_eq!(world.outbox.stats().paused, Some(Pause::Unauthorized));
     assert!(matches!(world.outbox.poll(world.now + 60_000), Next::WaitUntil(_)));
     world.outbox.resume();
-    world.poll(&Fate::Taken);
+    world.poll(&Reply::Taken);
     assert_eq!(world.outbox.stats().delivered, 8);
     assert_eq!(world.outbox.stats().paused, None);
 }
@@ -440,7 +440,7 @@ fn the_oldest_batch_goes_when_the_queue_is_full_or_too_old() {
     let full = outbox.stats().dropped.of(Reason::QueueFull);
     assert!(full > 0 && full < 100);
 
-    // The first that is left is sent first, and it is not the first that was made.
+    // The oldest batch that is left is sent first, and it is not the first that was made.
     outbox.flush();
     let Next::Send(attempt) = outbox.poll(START + week / 2) else { panic!("nothing to send") };
     assert!(attempt.body.contains(&format!("\"name\":\"{full}.\"")), "{}", attempt.body);
@@ -452,7 +452,7 @@ fn the_oldest_batch_goes_when_the_queue_is_full_or_too_old() {
     assert_eq!(stats.queued, 0);
 }
 
-/// What a process does whose wall clock is wrong, then right, or whose machine sleeps; and what the next one finds.
+/// A process whose wall clock is wrong, then right, or whose machine sleeps; and the next process.
 #[test]
 fn only_the_time_that_has_passed_makes_a_batch_too_old() {
     const DAY: u64 = 24 * 60 * 60 * 1000;
@@ -487,7 +487,7 @@ fn only_the_time_that_has_passed_makes_a_batch_too_old() {
 }
 
 #[test]
-fn a_long_queue_drains_in_order_and_what_failed_comes_last() {
+fn a_long_queue_drains_in_order_and_failed_batches_come_last() {
     const BATCHES: u64 = 100_000;
     let mut config = config();
     config.batch_events = 1;
@@ -521,7 +521,7 @@ fn a_long_queue_drains_in_order_and_what_failed_comes_last() {
 }
 
 #[test]
-fn what_was_tried_goes_first_when_the_queue_is_full_and_expires_in_its_turn() {
+fn a_failed_batch_is_dropped_first_when_the_queue_is_full_and_expires_when_it_is_old() {
     let mut config = config();
     config.batch_events = 1;
     config.queue_bytes = 10_000;

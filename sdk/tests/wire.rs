@@ -153,7 +153,7 @@ fn brackets_in_text_are_text() {
 }
 
 #[test]
-fn what_is_written_is_json_whatever_the_text() {
+fn any_text_is_written_as_json() {
     use proptest::prelude::*;
     proptest!(|(text in "(\\PC|[\\x00-\\x1f\"\\\\]){1,60}")| {
         let event = Event::button_click(text.clone());

@@ -115,14 +115,14 @@ fn a_batch_leaves_when_it_is_full_or_two_seconds_old() {
 }
 
 #[test]
-fn two_batches_fit_into_what_a_page_may_leave_behind() {
+fn two_batches_fit_into_what_a_closing_page_can_send() {
     open();
     for _ in 0..12 {
         push(NOW, 5000);
     }
     flush();
     let sizes = PAGE.with_borrow(|page| page.events.values().copied().collect::<Vec<_>>());
-    assert_eq!(sizes, [6, 6], "six of them are under 30 KB with what is around them");
+    assert_eq!(sizes, [6, 6], "six events are under 30 KB with the rest of the body");
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn a_batch_stays_until_its_receipt() {
 }
 
 #[test]
-fn what_is_asked_for_again_is_a_batch_of_its_own_and_a_large_one_is_halved() {
+fn events_asked_for_again_get_a_batch_of_their_own_and_a_large_batch_is_halved() {
     open();
     click(9);
     flush();
@@ -187,7 +187,7 @@ fn drops_are_counted_by_reason_and_reported_with_the_next_batch() {
 }
 
 #[test]
-fn a_page_without_room_loses_what_comes_and_keeps_what_it_has() {
+fn a_page_without_room_drops_new_events_and_keeps_the_stored_ones() {
     open();
     click(1);
     PAGE.with_borrow_mut(|page| page.full = true);
@@ -196,7 +196,7 @@ fn a_page_without_room_loses_what_comes_and_keeps_what_it_has() {
 }
 
 #[test]
-fn what_was_there_before_is_sent_unless_it_is_too_old() {
+fn batches_of_earlier_pages_are_sent_unless_they_are_too_old() {
     open();
     PAGE.with_borrow_mut(|page| page.events.extend([(7, 3), (8, 4)]));
     adopt(7, NOW - 8.0 * 86_400_000.0, 3, 1000);
@@ -217,7 +217,7 @@ fn a_clock_that_is_set_right_makes_no_batch_too_old() {
         page::skip_to(8);
         adopt(7, NOW + wrong - 60_000.0, 3, 1000);
         push(now, 250);
-        // Now it is right.
+        // The clock is set right.
         let now = tick(NOW, 5_007.0);
         adopt(8, NOW + wrong - 50_000.0, 4, 1000);
         flush();
@@ -227,7 +227,7 @@ fn a_clock_that_is_set_right_makes_no_batch_too_old() {
         }
         assert_eq!(sent(now), 9);
         assert_eq!(stat(DROPPED + Reason::Expired as usize), 0.0);
-        // A week in which the machine slept is a week.
+        // A week of sleep counts as a week.
         let later = tick(NOW + 7.1 * DAY, 6_000.0);
         answer(later, 9, 503, f64::NAN, 0, 0, 0);
         poll(tick(NOW + 7.2 * DAY, 7_000.0));

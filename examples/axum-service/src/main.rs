@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     println!("listening on http://{}", listener.local_addr()?);
     axum::serve(listener, app).with_graceful_shutdown(stop_signal()).await?;
 
-    // What is still in memory is delivered before the process ends, or the report says what is not.
+    // Deliver what is still in memory before the process ends.
     let report = client.shutdown(Duration::from_secs(10)).await;
     println!("delivered {} of {} events", report.stats.delivered, report.stats.made);
     if report.is_complete() { Ok(()) } else { Err("some events could not be delivered".into()) }
@@ -43,7 +43,7 @@ fn setting(name: &str) -> Result<String, String> {
     std::env::var(&name).map_err(|_| format!("set {name}"))
 }
 
-/// The visit a request belongs to. A real service would take it from its own session.
+/// The session of a request. A real service would use its own.
 fn session(headers: &HeaderMap) -> String {
     headers.get("x-session-id").and_then(|id| id.to_str().ok()).unwrap_or("anonymous").into()
 }

@@ -1,4 +1,4 @@
-//! A collector on loopback that costs next to nothing, and what else the benches share.
+//! A collector on loopback that costs almost nothing, and helpers for the benchmarks.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use tallymark::{Builder, Client, PageView};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Takes every batch, and answers with a receipt unless it stalls.
+/// Accepts every batch, and answers with a receipt unless it stalls.
 #[derive(Default)]
 pub(crate) struct Sink {
     pub(crate) events: AtomicU64,
@@ -34,7 +34,7 @@ impl Sink {
         (sink, endpoint)
     }
 
-    /// From now on it reads and does not answer, or answers again.
+    /// While it is stalled, it reads requests and does not answer.
     pub(crate) fn stall(&self, stalled: bool) {
         *self.stalled.lock().unwrap() = stalled;
         self.released.notify_all();
@@ -80,11 +80,11 @@ pub(crate) fn client(endpoint: &str) -> Builder {
     Client::builder(endpoint, "shop", "tms_secret")
 }
 
-/// A directory that goes with this.
+/// A directory that is removed with this value.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
-    /// `TALLYMARK_BENCH_DIR` says on which disk.
+    /// `TALLYMARK_BENCH_DIR` chooses the disk.
     pub(crate) fn new(name: &str) -> Self {
         let parent = std::env::var_os("TALLYMARK_BENCH_DIR").map_or_else(std::env::temp_dir, PathBuf::from);
         let path = parent.join(format!("tallymark-bench-{name}-{}", std::process::id()));

@@ -31,7 +31,7 @@ pub(super) struct State {
     /// The callers that wait for an outcome. By number, because several may wait for events of the same id.
     pub(super) waiting: HashMap<Watcher, OnOutcome>,
     next_watcher: Watcher,
-    /// Whether a [`Command::Poll`] is on its way to the worker. More of them would only pile up.
+    /// Whether a [`Command::Poll`] was sent that the worker has not received. More of them would only pile up.
     pub(super) poll_requested: bool,
     /// Whether to seal and send the open batch as soon as nothing is in flight.
     pub(super) flush_requested: bool,

@@ -1,4 +1,4 @@
-//! The worker: does what the outbox asks for, and reports to whoever waits.
+//! The worker: does what the outbox asks for, and reports to the callers that wait.
 
 use crate::client::clock::SystemClock;
 use crate::client::diagnosis::Obstacle;

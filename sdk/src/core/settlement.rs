@@ -1,4 +1,4 @@
-//! Which events somebody waits for, and how each was settled.
+//! Events whose outcome a caller waits for, and how each was settled.
 
 use crate::core::id::BatchId;
 use crate::core::loss::Reason;

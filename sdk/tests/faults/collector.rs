@@ -1,5 +1,5 @@
-//! A collector on loopback that keeps the contract to the letter, and that does to each request what a test's script
-//! says. With the small things that tests around it need.
+//! A collector on loopback that follows the contract exactly, except for what a test's script does to a request. With helpers
+//! for the tests that use it.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -15,29 +15,29 @@ use std::time::{Duration, Instant};
 use tallymark::{Batch, BatchId, EventId, Receipt, Rejected};
 use tokio::sync::oneshot;
 
-/// Longer than anything here takes. Whoever waits that long has found a defect.
+/// Longer than anything here takes. A wait that reaches it is a failure.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the collector does with a request.
 pub(crate) enum Act {
     Take,
-    /// Takes all but some events: those asked for again, and those refused for good.
+    /// Accepts all but some events: those asked for again, and those rejected.
     Partly {
         retry: Vec<u32>,
         rejected: Vec<u32>,
     },
-    /// Takes it at once, and answers so much later.
+    /// Accepts the batch at once, and answers later.
     AnswerLate(Duration),
-    /// Takes it so much later, even if nobody waits for the answer any more.
+    /// Accepts the batch later, even if the client no longer waits for the answer.
     TakeLate(Duration),
-    /// Does not take it, and answers this, with a `Retry-After`.
+    /// Does not accept the batch, and answers this, with a `Retry-After`.
     Status(u16, Option<String>),
-    /// Somebody else answers 200.
+    /// A proxy answers 200 with this text.
     Say(&'static str),
 }
 
 pub(crate) struct Request {
-    /// How many came before.
+    /// The number of requests before this one.
     pub(crate) number: usize,
     pub(crate) at: Instant,
     pub(crate) headers: HeaderMap,
@@ -58,11 +58,11 @@ impl Request {
     }
 }
 
-/// What has come in, by the contract: each batch once.
+/// What the collector has counted: each batch once.
 pub(crate) struct Ledger {
     books: Mutex<Books>,
-    /// Where its collector is below an address. A port that is free again may be somebody else's soon, and then clients
-    /// of another test, which go on for a while, must not be taken for this one's.
+    /// The path of the collector. Another test may get the same port later, while this test's clients are still sending, so
+    /// each test has a path of its own.
     pub(crate) path: String,
 }
 
@@ -97,7 +97,7 @@ impl Ledger {
         self.books.lock().unwrap().batches.len()
     }
 
-    /// What clients have reported as lost.
+    /// What clients have reported as lost, by reason.
     pub(crate) fn lost(&self) -> BTreeMap<String, u64> {
         self.books.lock().unwrap().lost.clone()
     }
@@ -113,7 +113,7 @@ impl Ledger {
         };
         if let Some((first, receipt)) = books.batches.get(&batch.batch_id) {
             let receipt = Receipt { duplicate: true, ..receipt.clone() };
-            // Compressed or not is no difference, and so it is the text that counts.
+            // Compression makes no difference, so compare the text.
             if *first != plain(request).unwrap() {
                 books.wrong.push(format!("the body of {} has changed", batch.batch_id));
             }
@@ -131,7 +131,7 @@ impl Ledger {
             let event_id = event["event_id"].as_str().and_then(EventId::parse);
             if rejected.contains(&index) {
                 let (code, message) = ("name_too_long".into(), "`name` is too long".into());
-                // Its index is what counts: some events have no id that can be read.
+                // The client must go by the index: some events have no id that can be read.
                 receipt.rejected.push(Rejected { index, event_id: None, code, message });
             } else if !receipt.retry.contains(&index) {
                 receipt.accepted += 1;
@@ -153,7 +153,7 @@ fn answer(receipt: &Receipt) -> Response {
     serde_json::to_string(receipt).unwrap().into_response()
 }
 
-/// The body without its compression.
+/// The uncompressed body.
 fn plain(request: &Request) -> std::io::Result<Vec<u8>> {
     #[cfg(feature = "gzip")]
     if request.headers.contains_key("content-encoding") {
@@ -166,7 +166,7 @@ fn plain(request: &Request) -> std::io::Result<Vec<u8>> {
 
 type Script = Arc<dyn Fn(&Request) -> Act + Send + Sync>;
 
-/// A running collector, in a thread of its own. Dropping it closes its port and all connections.
+/// A running collector in a thread of its own. Dropping it closes its port and all connections.
 pub(crate) struct Collector {
     pub(crate) ledger: Arc<Ledger>,
     pub(crate) address: SocketAddr,
@@ -248,12 +248,12 @@ async fn take(State((ledger, script)): State<(Arc<Ledger>, Script)>, headers: He
     }
 }
 
-/// The ids of the events in a text, whatever is around them.
+/// The ids of the events in a text, in any surroundings.
 fn ids(text: &str) -> impl Iterator<Item = EventId> {
     text.split("{\"event_id\":\"").skip(1).filter_map(|rest| EventId::parse(rest.get(..36)?))
 }
 
-/// A directory for a test, gone with it.
+/// A directory that is removed when the test ends.
 pub(crate) struct Folder(pub(crate) PathBuf);
 
 impl Folder {
@@ -263,7 +263,7 @@ impl Folder {
         Self(path)
     }
 
-    /// The events in the files below, whoever they belong to, sealed or not.
+    /// The events in all files of the directory.
     pub(crate) fn events(&self) -> HashSet<EventId> {
         let mut found = HashSet::new();
         collect(&self.0, &mut found);
@@ -288,12 +288,12 @@ impl Drop for Folder {
     }
 }
 
-/// Returns as soon as it is so.
+/// Waits until `is_so` returns `true`.
 #[track_caller]
 pub(crate) fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     let start = Instant::now();
     while !is_so() {
-        assert!(start.elapsed() < PATIENCE, "waited in vain until {what}");
+        assert!(start.elapsed() < PATIENCE, "timed out waiting until {what}");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
