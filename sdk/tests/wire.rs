@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use tallymark::{Batch, Event, EventId, Reason, Receipt};
+use tallymark::{Batch, Encoded, Event, EventId, Reason, Receipt};
 
 #[derive(Deserialize)]
 struct Text {
@@ -161,7 +161,8 @@ fn any_text_is_written_as_json() {
         prop_assert!(!encoded.json.contains('\n'));
         let value: Value = serde_json::from_str(&encoded.json).unwrap();
         prop_assert_eq!(value["button_id"].as_str(), Some(text.as_str()));
-        prop_assert_eq!(Event::decode(value).unwrap().encode(0, &mut || 0).unwrap(), encoded);
+        let again = Event::decode(value).unwrap().encode(0, &mut || 0).unwrap();
+        prop_assert_eq!(again, Encoded { encoded_at: 0, ..encoded });
     });
 }
 
