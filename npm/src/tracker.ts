@@ -67,8 +67,8 @@ export function startTracker(options: CheckedOptions, source: Source, report: Re
         };
       }),
     click: (buttonId, properties?) =>
-      recorder.record(clock(), "button_click", () => ({ button_id: text(buttonId), properties })),
-    track: (name, properties?) => recorder.record(clock(), "custom", () => ({ name: text(name), properties })),
+      recorder.record(clock(), "button_click", () => ({ button_id: buttonId, properties })),
+    track: (name, properties?) => recorder.record(clock(), "custom", () => ({ name, properties })),
     identify: recorder.identify,
     setConsent(consent) {
       if (!CONSENTS.includes(consent)) return report("consent", consent);

@@ -80,6 +80,25 @@ before(async () => {
     `<script src="tallymark.js" data-endpoint="/" data-username="shop" data-key="tms_1234"></script>`,
   );
   paths["/module-tag"] = html(tag(`type="module"`));
+  paths["/zones"] = html(
+    `<script>${readFileSync(new URL("../node_modules/zone.js/bundles/zone.umd.min.js", import.meta.url), "utf8")}</script>
+    <script type="module">
+      import { createTracker } from "/dist/index.js";
+      window.pending = [];
+      // As Angular's, which is unstable while it has a task.
+      const zone = Zone.current.fork({
+        name: "angular",
+        onHasTask(parent, current, target, state) {
+          parent.hasTask(target, state);
+          if (state.macroTask) pending.push(state);
+        },
+      });
+      zone.run(() => {
+        window.tracker = createTracker({ endpoint: "${collector.origin}", username: "shop", key: "k" });
+        window.track = (name) => zone.run(() => (tracker.track(name), tracker.flush()));
+      });
+    </script>`,
+  );
   paths["/own"] = html(`<script>window.tallymark = { version: 3 };</script>${tag()}`);
   site = await openSite(paths, collector);
   paths["/based"] = html(
@@ -168,6 +187,15 @@ for (const engine of engines) {
     test("/ is the page's own origin, whatever its <base> is", async () => {
       await open("/based");
       await until(() => collector.events().length === 1);
+      assert.deepEqual(await run("return errors"), []);
+    });
+
+    test("with zone.js, an application's zone has no tasks of the tracker", async () => {
+      await open("/zones");
+      await until(() => run("return window.tracker?.status().ready"));
+      await run("track('a'); return new Promise((resolve) => setTimeout(resolve, 50)).then(() => track('b'))");
+      await until(() => collector.events().length === 3);
+      assert.deepEqual(await run("return pending"), []);
       assert.deepEqual(await run("return errors"), []);
     });
 
