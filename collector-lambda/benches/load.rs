@@ -400,7 +400,7 @@ impl Server {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("load-{:016x}", rand::random::<u64>()));
         // Nobody says on which port it listens there, so it must be one that is known to be free.
         let metrics = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-        let keys = sites::add(&folder.join("sites.json"), "shop", &[], false, |_| Ok(())).unwrap();
+        let keys = sites::file::add(&folder.join("sites.json"), "shop", &[], false, |_| Ok(())).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_tallymark-collector"));
         command
             .args(["serve", "--listen", "127.0.0.1:0", "--rate-limit-per-key", "0", "--rate-limit-per-address", "0"])

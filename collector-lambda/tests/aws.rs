@@ -49,6 +49,7 @@ fn batch<K: Into<String>>(events: impl IntoIterator<Item = (&'static str, K)>) -
     CheckedBatch {
         username: "shop".into(),
         scope: KeyScope::Secret,
+        repeatable: true,
         sdk: Sdk::None,
         batch_id,
         fingerprint: Fingerprint([7; 16]),

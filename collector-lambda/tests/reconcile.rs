@@ -145,6 +145,7 @@ async fn commit(data_dir: &Path, received: &[u64], events: u32) {
         let batch = CheckedBatch {
             username: "shop".into(),
             scope: KeyScope::Secret,
+            repeatable: true,
             sdk: Sdk::None,
             batch_id,
             fingerprint: Fingerprint::of(&[]),
@@ -425,4 +426,61 @@ async fn a_store_that_cannot_be_written_says_when_to_come_again() {
     assert_eq!(collector.total("custom").await, 3);
     collector.stop();
     content(&collector.data_dir(), &["reconcile"]);
+}
+
+fn size(file: &Path) -> u64 {
+    std::fs::metadata(file).unwrap().len()
+}
+
+fn day(time: u64) -> String {
+    let seconds = (time / 1000) as i64;
+    let db = Connection::open_in_memory().unwrap();
+    db.query_row("SELECT strftime('%Y-%m-%d', ?, 'unixepoch')", [seconds], |row| row.get(0)).unwrap()
+}
+
+#[tokio::test]
+async fn every_summary_line_says_what_is_there() {
+    let (old, new) = (days_ago(40), days_ago(1));
+    let store = store(&[old, new], 6).await;
+    let folder = &store.0;
+    assert_eq!(content(folder, &["verify"]), "12 events in 2 sealed files\n");
+    assert_eq!(content(folder, &["reconcile"]), "12 events stored, 0 removed by age: 0 counters differ\n");
+    let of = |time| files(folder).into_iter().find(|file| file.to_str().unwrap().contains(&day(time))).unwrap();
+    let (old_bytes, new_bytes) = (size(&of(old)), size(&of(new)));
+    let (old_day, new_day) = (day(old), day(new));
+    let prune = ["prune", "--keep-days", "30", "--compress"];
+    let said = format!(
+        "{old_day}: would remove 1 files, {old_bytes} bytes\n{new_day}: would compress 1 files, {new_bytes} bytes\n"
+    );
+    assert_eq!(content(folder, &[&prune[..], &["--dry-run"]].concat()), said);
+    let said = content(folder, &prune);
+    let compressed = size(&of(new));
+    assert_eq!(
+        said,
+        format!(
+            "{old_day}: removed 1 files, {old_bytes} bytes\n\
+             {new_day}: compressed 1 files, {new_bytes} bytes to {compressed}\n"
+        )
+    );
+    assert_eq!(content(folder, &["verify"]), "6 events in 1 sealed files\n");
+    assert_eq!(content(folder, &["reconcile"]), "6 events stored, 6 removed by age: 0 counters differ\n");
+}
+
+#[tokio::test]
+async fn only_what_can_be_repeated_leaves_a_marker() {
+    let mut collector = Collector::start(&[]);
+    for (id, requests) in [(None, 5), (Some("order-7"), 3)] {
+        for _ in 0..requests {
+            let mut request = collector.post("/track", &json!({"name": "n"}));
+            if let Some(id) = id {
+                request = request.header("idempotency-key", id);
+            }
+            assert_eq!(request.send().await.unwrap().status(), 200);
+        }
+    }
+    assert_eq!(collector.total("custom").await, 6);
+    collector.stop();
+    let markers = "SELECT count(*) FROM batches WHERE username <> ''";
+    let markers: u64 = database(&collector.data_dir()).query_row(markers, [], |row| row.get(0)).unwrap();
+    assert_eq!(markers, 1, "it was 6 when every single event left one");
 }

@@ -54,6 +54,7 @@ fn batch<K: Into<String>>(received_at: u64, events: impl IntoIterator<Item = (&'
     CheckedBatch {
         username: "shop".into(),
         scope: KeyScope::Secret,
+        repeatable: true,
         sdk: Sdk::None,
         batch_id,
         fingerprint: Fingerprint([7; 16]),

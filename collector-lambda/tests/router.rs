@@ -31,7 +31,7 @@ fn world() -> World {
     use base64::Engine;
     let folder = Folder::new();
     let file = folder.0.join("sites.json");
-    let keys = sites::add(&file, "shop", &[], false, |_| Ok(())).unwrap();
+    let keys = sites::file::add(&file, "shop", &[], false, |_| Ok(())).unwrap();
     let credentials = format!("shop:{}", keys.secret_key);
     let embedded = Embedded::open(&folder.0.join("data"), Duration::from_secs(3600)).unwrap();
     let metrics = Arc::new(Metrics::new(Some(embedded.clone())));

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tallymark_collector::Error;
+use tallymark_collector::sites::Sites;
+use tallymark_collector::sites::file::NewKeys;
 use tallymark_collector::sites::secret::{LIFETIME, SecretSource, SecretValue, SitesSecret};
-use tallymark_collector::sites::{NewKeys, Sites};
 use tallymark_pipeline::authorizer::{NoSites, authorize};
 
 /// A secret that can be changed, or made to fail.
@@ -46,7 +47,7 @@ fn list(sites: &[&str]) -> (String, Vec<NewKeys>) {
     let path = folder.join("sites.json");
     let _ = std::fs::remove_dir_all(&folder);
     let origins = ["https://shop.example".to_owned()];
-    let add = |site: &&str| tallymark_collector::sites::add(&path, site, &origins, false, |_| Ok(())).unwrap();
+    let add = |site: &&str| tallymark_collector::sites::file::add(&path, site, &origins, false, |_| Ok(())).unwrap();
     let keys = sites.iter().map(add).collect();
     let json = std::fs::read_to_string(&path).unwrap();
     std::fs::remove_dir_all(&folder).unwrap();

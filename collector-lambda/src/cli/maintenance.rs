@@ -4,7 +4,7 @@ use crate::Error;
 use crate::cli::print;
 #[cfg(feature = "s3")]
 use crate::maintenance::reconcile::aws as reconcile_aws;
-use crate::maintenance::{prune, reconcile::embedded as reconcile};
+use crate::maintenance::{prune, reconcile::embedded as reconcile, verify};
 use clap::Args;
 use std::path::PathBuf;
 #[cfg(feature = "s3")]
@@ -70,7 +70,7 @@ pub(super) struct Reconcile {
 
 impl Verify {
     pub(super) fn run(self) -> Result<(), Error> {
-        fail_if_found(reconcile::verify(&self.store.data_dir, &print)?, "see above")
+        fail_if_found(verify::verify(&self.store.data_dir, &print)?, "see above")
     }
 }
 

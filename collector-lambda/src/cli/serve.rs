@@ -109,7 +109,7 @@ impl FromStr for CounterTarget {
 impl Serve {
     pub(super) async fn run(self) -> Result<(), Error> {
         // Read first, so that every later change is noticed.
-        let known = sites::read(&self.sites)?;
+        let known = sites::file::read(&self.sites)?;
         let sites = Sites::from_file(&self.sites)?;
         self.check_files()?;
         let listener = bind(&self.listen).await?;

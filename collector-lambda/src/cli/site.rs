@@ -2,7 +2,8 @@
 
 use crate::Error;
 use crate::cli::print;
-use crate::sites::{self, KeyScope, NewKeys, Site};
+use crate::sites::file::NewKeys;
+use crate::sites::{self, KeyScope, Site};
 use clap::{Args, Subcommand};
 use std::io::Write;
 use std::path::PathBuf;
@@ -90,31 +91,31 @@ impl Command {
         let mut out = std::io::stdout();
         match self {
             Self::Add { name, origins, store_ip, file } => {
-                sites::add(&file.sites, &name, &origins, store_ip, |keys| {
+                sites::file::add(&file.sites, &name, &origins, store_ip, |keys| {
                     let NewKeys { secret_key, write_key } = keys;
                     writeln!(out, "username: {name}\nsecret_key: {secret_key}\nwrite_key: {write_key}")
                 })?;
             }
             Self::Set { name, origins, no_origin, store_ip, file } => {
                 let origins = (no_origin || !origins.is_empty()).then_some(&origins[..]);
-                sites::set(&file.sites, &name, origins, store_ip)?;
+                sites::file::set(&file.sites, &name, origins, store_ip)?;
             }
             Self::List { file } => {
-                for site in sites::list(&file.sites)? {
+                for site in sites::file::list(&file.sites)? {
                     print(&described(&site));
                 }
             }
             Self::Rotate { name, key, overlap, finish, file } => {
                 let kinds = key.map_or(vec![KeyScope::Secret, KeyScope::Write], |key| vec![key]);
                 if finish {
-                    return sites::finish(&file.sites, &name, &kinds);
+                    return sites::file::finish(&file.sites, &name, &kinds);
                 }
-                sites::rotate(&file.sites, &name, &kinds, overlap.map(Into::into), |keys| {
+                sites::file::rotate(&file.sites, &name, &kinds, overlap.map(Into::into), |keys| {
                     writeln!(out, "username: {name}")?;
                     keys.iter().try_for_each(|(kind, key)| writeln!(out, "{}_key: {key}", kind.as_str()))
                 })?;
             }
-            Self::Remove { name, file } => sites::remove(&file.sites, &name)?,
+            Self::Remove { name, file } => sites::file::remove(&file.sites, &name)?,
         }
         Ok(())
     }

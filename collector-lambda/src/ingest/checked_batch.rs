@@ -53,6 +53,9 @@ pub struct CheckedBatch {
     /// The scope of the key it was sent with. The ids of each scope are apart: who guesses an id can use it with the
     /// public key, and that is no obstacle to what the secret key sends.
     pub scope: KeyScope,
+    /// Whether a retry would have the same id. A single event without `Idempotency-Key` has a random one, so nothing can
+    /// ever ask for its receipt.
+    pub repeatable: bool,
     /// The client library that sent it.
     pub sdk: Sdk,
     /// Its id.
@@ -153,6 +156,7 @@ impl CheckedBatch {
         Self {
             username: self.username.clone(),
             scope: self.scope,
+            repeatable: self.repeatable,
             sdk: self.sdk,
             batch_id: self.batch_id,
             fingerprint: self.fingerprint,

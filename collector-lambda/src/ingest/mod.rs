@@ -53,6 +53,7 @@ pub fn prepare_batch(site: &Site, scope: KeyScope, body: &[u8], arrival: Arrival
     let mut prepared = CheckedBatch {
         username: site.username.clone(),
         scope,
+        repeatable: true,
         sdk: Sdk::named(batch.sdk.as_deref()),
         batch_id: batch.batch_id,
         fingerprint: Fingerprint::of(&[body]),
@@ -108,6 +109,7 @@ pub fn prepare_event(
     Ok(CheckedBatch {
         username: site.username.clone(),
         scope,
+        repeatable: idempotency_key.is_some(),
         sdk: Sdk::None,
         batch_id,
         fingerprint: Fingerprint::of(&[body]),

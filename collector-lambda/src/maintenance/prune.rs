@@ -1,12 +1,12 @@
-//! `retention`: removes old files of the lake and compresses those of past days.
+//! `prune`: removes old files of the lake and compresses those of past days.
 //!
 //! What is removed is counted first, in the database and in one transaction with the list of what must go, so
-//! that `reconcile` stays exact and a removal that is cut off is carried through the next time. A file is
+//! that `reconcile` stays exact and an interrupted removal is completed by the next run. A file is
 //! compressed beside itself and is removed only once that is on disk under its name.
 
 use crate::Error;
-use crate::maintenance::reconcile::embedded::Census;
 use crate::maintenance::reconcile::failed;
+use crate::maintenance::snapshot::LakeSnapshot;
 use crate::store::embedded::lake;
 use crate::store::query::DAY;
 use flate2::Compression;
@@ -27,26 +27,26 @@ pub(crate) struct Policy {
     pub(crate) dry_run: bool,
 }
 
-/// Does what the policy says, day by day, and says it.
-pub(crate) fn run(folder: &Path, policy: &Policy, say: &dyn Fn(&str)) -> Result<(), Error> {
-    let census = Census::open(folder)?;
+/// Does what the policy says, day by day, and prints it.
+pub(crate) fn run(folder: &Path, policy: &Policy, print: &dyn Fn(&str)) -> Result<(), Error> {
+    let snapshot = LakeSnapshot::open(folder)?;
     if !policy.dry_run {
-        remove_begun(&census)?;
+        remove_begun(&snapshot)?;
     }
     let now = crate::time::now();
-    let first_kept = census.day(now.saturating_sub(u64::from(policy.keep) * DAY))?;
-    let today = census.day(now)?;
-    census.list()?;
+    let first_kept = snapshot.day(now.saturating_sub(u64::from(policy.keep) * DAY))?;
+    let today = snapshot.day(now)?;
+    snapshot.list()?;
     let mut days = BTreeSet::new();
-    census.each_file("SELECT id, name FROM files WHERE name NOT NULL", |_, name| {
+    snapshot.each_file("SELECT id, name FROM files WHERE name NOT NULL", |_, name| {
         days.extend(day_of(name).map(str::to_owned));
         Ok(())
     })?;
     for day in days.range(..today) {
         if *day < first_kept {
-            remove(&census, day, policy.dry_run, say)?;
+            remove(&snapshot, day, policy.dry_run, print)?;
         } else if policy.compress {
-            compress(&census, day, policy.dry_run, say)?;
+            compress(&snapshot, day, policy.dry_run, print)?;
         }
     }
     Ok(())
@@ -59,7 +59,7 @@ fn day_of(path: &str) -> Option<&str> {
     (day.len() == 10 && day.bytes().enumerate().all(form)).then_some(day)
 }
 
-impl Census {
+impl LakeSnapshot {
     fn day(&self, time: u64) -> Result<String, Error> {
         let seconds = (time / 1000) as i64;
         self.db.query_row("SELECT strftime('%Y-%m-%d', ?, 'unixepoch')", [seconds], |row| row.get(0)).map_err(failed)
@@ -85,11 +85,11 @@ impl Census {
     }
 }
 
-fn remove(census: &Census, day: &str, dry_run: bool, say: &dyn Fn(&str)) -> Result<(), Error> {
-    let transaction = census.db.unchecked_transaction().map_err(failed)?;
-    census.choose(day, "")?;
+fn remove(snapshot: &LakeSnapshot, day: &str, dry_run: bool, print: &dyn Fn(&str)) -> Result<(), Error> {
+    let transaction = snapshot.db.unchecked_transaction().map_err(failed)?;
+    snapshot.choose(day, "")?;
     let mut unreadable = None;
-    census.read_files(
+    snapshot.read_files(
         "SELECT id, path FROM chosen ORDER BY id",
         &mut |why| {
             unreadable.get_or_insert(why);
@@ -97,20 +97,20 @@ fn remove(census: &Census, day: &str, dry_run: bool, say: &dyn Fn(&str)) -> Resu
         false,
     )?;
     if let Some(why) = unreadable {
-        say(&format!("{day}: kept, since it cannot be counted first: {why}"));
+        print(&format!("{day}: kept, since it cannot be counted first: {why}"));
         return Ok(());
     }
-    let (files, bytes) = size(census)?;
+    let (files, bytes) = size(snapshot)?;
     transaction.commit().map_err(failed)?;
     if files == 0 {
         return Ok(());
     }
     if dry_run {
-        say(&format!("{day}: would remove {files} files, {bytes} bytes"));
+        print(&format!("{day}: would remove {files} files, {bytes} bytes"));
         return Ok(());
     }
     // A collector that is running waits for this, so it is all that is done in it.
-    let transaction = Transaction::new_unchecked(&census.db, TransactionBehavior::Immediate).map_err(failed)?;
+    let transaction = Transaction::new_unchecked(&snapshot.db, TransactionBehavior::Immediate).map_err(failed)?;
     transaction
         .execute_batch(
             "INSERT INTO main.pruned SELECT username, event_type, key, hour, count FROM stored WHERE true
@@ -119,17 +119,17 @@ fn remove(census: &Census, day: &str, dry_run: bool, say: &dyn Fn(&str)) -> Resu
         )
         .map_err(failed)?;
     transaction.commit().map_err(failed)?;
-    remove_begun(census)?;
-    say(&format!("{day}: removed {files} files, {bytes} bytes"));
+    remove_begun(snapshot)?;
+    print(&format!("{day}: removed {files} files, {bytes} bytes"));
     Ok(())
 }
 
 /// Removes the files that are counted as removed, and then forgets which they were.
-fn remove_begun(census: &Census) -> Result<(), Error> {
+fn remove_begun(snapshot: &LakeSnapshot) -> Result<(), Error> {
     let cannot = |error| Error::config("cannot remove a file of the lake").with_source(error);
     let mut folders = BTreeSet::new();
-    census.each_file("SELECT 0, file FROM main.pruning", |_, name| {
-        let file = census.raw.join(name);
+    snapshot.each_file("SELECT 0, file FROM main.pruning", |_, name| {
+        let file = snapshot.raw.join(name);
         for file in [&file, &compressed(&file)] {
             remove_if_there(file).map_err(cannot)?;
         }
@@ -143,37 +143,37 @@ fn remove_begun(census: &Census) -> Result<(), Error> {
             _ => {}
         }
         // As far up as they are empty.
-        let above = folder.ancestors().take_while(|above| *above != census.raw);
+        let above = folder.ancestors().take_while(|above| *above != snapshot.raw);
         let _ = above.map(fs::remove_dir).take_while(Result::is_ok).count();
     }
-    census.db.execute("DELETE FROM main.pruning", []).map(|_| ()).map_err(failed)
+    snapshot.db.execute("DELETE FROM main.pruning", []).map(|_| ()).map_err(failed)
 }
 
-fn compress(census: &Census, day: &str, dry_run: bool, say: &dyn Fn(&str)) -> Result<(), Error> {
+fn compress(snapshot: &LakeSnapshot, day: &str, dry_run: bool, print: &dyn Fn(&str)) -> Result<(), Error> {
     // What a crash has left beside its compressed form goes too.
-    census.choose(day, "")?;
+    snapshot.choose(day, "")?;
     if !dry_run {
-        census.each_file("SELECT id, name FROM chosen WHERE path <> name", |_, name| {
-            remove_if_there(&census.raw.join(name))
+        snapshot.each_file("SELECT id, name FROM chosen WHERE path <> name", |_, name| {
+            remove_if_there(&snapshot.raw.join(name))
                 .map_err(|error| Error::config("cannot remove a file of the lake").with_source(error))
         })?;
     }
-    census.choose(day, "AND path = name")?;
-    let (files, before) = size(census)?;
+    snapshot.choose(day, "AND path = name")?;
+    let (files, before) = size(snapshot)?;
     if files == 0 {
         return Ok(());
     }
     if dry_run {
-        say(&format!("{day}: would compress {files} files, {before} bytes"));
+        print(&format!("{day}: would compress {files} files, {before} bytes"));
         return Ok(());
     }
     let mut after = 0;
-    census.each_file("SELECT id, path FROM chosen ORDER BY id", |_, path| {
-        after += compress_file(&census.raw.join(path))
+    snapshot.each_file("SELECT id, path FROM chosen ORDER BY id", |_, path| {
+        after += compress_file(&snapshot.raw.join(path))
             .map_err(|error| Error::config(format!("cannot compress {path}")).with_source(error))?;
         Ok(())
     })?;
-    say(&format!("{day}: compressed {files} files, {before} bytes to {after}"));
+    print(&format!("{day}: compressed {files} files, {before} bytes to {after}"));
     Ok(())
 }
 
@@ -203,11 +203,11 @@ fn remove_if_there(file: &Path) -> io::Result<()> {
 }
 
 /// How many files are chosen, and how large they are.
-fn size(census: &Census) -> Result<(u64, u64), Error> {
+fn size(snapshot: &LakeSnapshot) -> Result<(u64, u64), Error> {
     let (mut files, mut bytes) = (0, 0);
-    census.each_file("SELECT id, path FROM chosen", |_, path| {
+    snapshot.each_file("SELECT id, path FROM chosen", |_, path| {
         files += 1;
-        bytes += fs::metadata(census.raw.join(path)).map_or(0, |data| data.len());
+        bytes += fs::metadata(snapshot.raw.join(path)).map_or(0, |data| data.len());
         Ok(())
     })?;
     Ok((files, bytes))

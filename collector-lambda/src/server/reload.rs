@@ -47,6 +47,6 @@ pub(crate) fn watch(
 
 async fn read(path: &Path) -> Result<String, String> {
     let path = path.to_owned();
-    let read = tokio::task::spawn_blocking(move || crate::sites::read(&path).map_err(|error| chain(&error)));
+    let read = tokio::task::spawn_blocking(move || crate::sites::file::read(&path).map_err(|error| chain(&error)));
     read.await.unwrap_or_else(|error| Err(error.to_string()))
 }

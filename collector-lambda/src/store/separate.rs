@@ -38,7 +38,9 @@ pub(crate) struct Separate<L, C> {
 
 impl<L: Lake, C: Counters> Separate<L, C> {
     pub(crate) async fn commit(&self, batch: CheckedBatch) -> Result<Receipt, Error> {
-        if let Some(receipt) = self.counters.known(&batch).await? {
+        if batch.repeatable
+            && let Some(receipt) = self.counters.known(&batch).await?
+        {
             return Ok(receipt);
         }
         let retry = self.lake.put(&batch).await?;

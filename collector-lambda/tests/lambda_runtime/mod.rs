@@ -151,7 +151,7 @@ pub struct Keys {
 /// A list of one site, and its keys.
 pub fn sites() -> (String, Keys) {
     let path = scratch("json");
-    let keys = tallymark_collector::sites::add(&path, "shop", &[ORIGIN.into()], false, |_| Ok(())).unwrap();
+    let keys = tallymark_collector::sites::file::add(&path, "shop", &[ORIGIN.into()], false, |_| Ok(())).unwrap();
     let json = std::fs::read_to_string(&path).unwrap();
     std::fs::remove_file(path).unwrap();
     (json, Keys { secret: keys.secret_key, write: keys.write_key })

@@ -79,7 +79,7 @@ impl Collector {
 
     /// In a place of its own, which has the folder too.
     pub fn start_in(folder: Folder, place: Place, arguments: &[&str]) -> Self {
-        let keys = sites::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()], false, |_| Ok(())).unwrap();
+        let keys = sites::file::add(&folder.0.join("sites.json"), "shop", &[ORIGIN.into()], false, |_| Ok(())).unwrap();
         let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
         let (process, url) = spawn(&folder.0, &place, &arguments);
         let (http, secret_key, write_key) = (reqwest::Client::new(), keys.secret_key, keys.write_key);

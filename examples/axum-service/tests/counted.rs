@@ -15,7 +15,7 @@ use tallymark_collector::store::query::Query;
 async fn its_requests_and_its_button_are_counted() {
     let folder = std::env::temp_dir().join(format!("tallymark-axum-service-{}", std::process::id()));
     let sites = folder.join("sites.json");
-    let keys = sites::add(&sites, "tea", &[], false, |_| Ok(())).unwrap();
+    let keys = sites::file::add(&sites, "tea", &[], false, |_| Ok(())).unwrap();
     let embedded = Embedded::open(&folder.join("data"), Duration::from_secs(60)).unwrap();
     let store = Store::embedded(embedded);
     let collector = Arc::new(Collector { sites: Sites::from_file(&sites).unwrap(), store });

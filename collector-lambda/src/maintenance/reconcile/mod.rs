@@ -1,5 +1,5 @@
-//! What both kinds of `reconcile` have in common: how a stored line is read, and how counters are compared with what
-//! is stored.
+//! `reconcile`, as far as it is the same for both stores: how a stored line is read, and how counters are compared with
+//! what is stored.
 //!
 //! Temporary tables hold what is stored; `main.hours` and `main.totals` hold what is counted. Beyond 64 MiB of them
 //! the temporary tables are on disk, so that memory does not grow with the lake.
@@ -51,8 +51,8 @@ pub(crate) fn compare(db: &Connection) -> Result<(), Error> {
     db.execute_batch(DIFFERENCES).map_err(failed)
 }
 
-/// Names each counter that was found. Returns how many there are.
-pub(crate) fn say_differences(db: &Connection, say: &dyn Fn(&str)) -> Result<u64, Error> {
+/// Prints each counter that was found. Returns how many there are.
+pub(crate) fn print_differences(db: &Connection, print: &dyn Fn(&str)) -> Result<u64, Error> {
     let mut differences = db
         .prepare(
             "SELECT username, event_type, coalesce(name, key), strftime('%Y-%m-%dT%H:00Z', hour * 3600, 'unixepoch'),
@@ -64,7 +64,7 @@ pub(crate) fn say_differences(db: &Connection, say: &dyn Fn(&str)) -> Result<u64
     let mut found = 0;
     while let Some(row) = rows.next().map_err(failed)? {
         found += 1;
-        say(&difference(row).map_err(failed)?);
+        print(&difference(row).map_err(failed)?);
     }
     Ok(found)
 }
@@ -92,4 +92,11 @@ pub(crate) fn read_line(line: &[u8]) -> Result<(StoredEvent<'_>, String), String
 
 pub(crate) fn failed(error: rusqlite::Error) -> Error {
     Error::config("the database cannot be used").with_source(error)
+}
+
+/// Prints how far it is. It does not matter if nobody reads it.
+#[cfg(feature = "s3")]
+fn progress(what: &str) {
+    use std::io::Write;
+    let _ = writeln!(std::io::stderr(), "{what}");
 }

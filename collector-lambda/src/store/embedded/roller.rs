@@ -126,6 +126,7 @@ mod tests {
         CheckedBatch {
             username: "shop".into(),
             scope: KeyScope::Secret,
+            repeatable: true,
             sdk: crate::ingest::checked_batch::Sdk::None,
             fingerprint: Fingerprint([number; 16]),
             batch_id: uuid::Uuid::from_bytes([number; 16]).into(),

@@ -13,6 +13,9 @@
 //! there is none. However often it is sent, and whichever answers are lost, the condition holds once; every other
 //! attempt reads the marker and answers its receipt.
 //!
+//! A single event without `Idempotency-Key` has a marker too, though no retry can ask for it: without one, a transaction
+//! whose response is lost could not be tried again without counting twice.
+//!
 //! A batch that touches more counters than a transaction may is cut into parts, one transaction each. The
 //! first puts the marker with a *plan*: where the cuts are and in which hour each event is counted. The
 //! others move the marker on from part to part, and the last removes the plan. A request that finds a plan
