@@ -12,6 +12,10 @@ export DATA_DIR ?= .tallymark
 # Nothing here looks for AWS credentials beyond this machine.
 export AWS_EC2_METADATA_DISABLED := true
 
+# With the features of the tests, which the examples need too, so that the AWS clients are compiled once.
+ALL := --workspace --all-features
+PROGRAMS := cargo build $(ALL) --bins --examples
+
 CORE := $(shell find sdk/src -name "*.rs") sdk/Cargo.toml
 TRACKER := $(CORE) $(wildcard tracker-wasm/src/*.rs tracker-wasm/Cargo.toml) Cargo.toml Cargo.lock \
 	$(wildcard npm/src/*.ts npm/build.mjs npm/package-lock.json npm/tsconfig.json)
@@ -46,6 +50,8 @@ npm/dist/tallymark.js: $(TRACKER)
 
 lint:
 	@.ci/tools wasm npm
+	.ci/import-circles
+	.ci/check-links
 	npm/node_modules/.bin/biome ci --error-on-warnings
 	cargo fmt --all --check
 	cargo clippy $(ALL) --lib --bins --examples -- -D warnings
