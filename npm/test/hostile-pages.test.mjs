@@ -58,6 +58,8 @@ const PAGES = {
         window.reopened = true;
       });
     </script>`,
+  "a policy under which the wasm cannot be fetched": () =>
+    `<meta http-equiv="Content-Security-Policy" content="connect-src ${collector.origin}">${tag()}`,
   "two tags, a module, another copy of it, and a slash": () =>
     tag() + tag() + module(collector.origin) + module(collector.origin + "/", "copy"),
   "a console and a storage that are broken": () =>
