@@ -16,6 +16,8 @@ const ID = 37;
 const EARLY_CHARACTERS = 20_000;
 const EARLY_BATCHES = 12;
 const CLOSING = "\n]}";
+/** How much a batch grows until room is made again, in characters. */
+const GROWTH = 8000;
 /** A part has the name of the whole and a number. */
 const PART = /\.\d$/;
 
@@ -25,8 +27,8 @@ interface Batch {
   events: number;
   /** Whether it is in storage. If not, it is lost when the page ends. */
   stored: boolean;
-  /** Whether it was saved before. */
-  begun?: boolean;
+  /** The length from which room is made again before it is saved. */
+  roomAt?: number;
 }
 
 /** Batches have numbers above 0; 0 and `false` mean that it failed. */
@@ -140,14 +142,15 @@ export function createBatches(storage: Storage, lane: () => string): Batches {
       early = 0;
     },
     save() {
-      if (unsaved.size) storage.makeRoom();
       for (const number of unsaved) {
         const batch = all.get(number);
         if (!batch?.stored) continue;
-        if (!batch.begun) {
-          batch.begun = true;
+        // Not each time, because that looks at all that is stored.
+        if (batch.text.length >= (batch.roomAt || 0)) {
+          batch.roomAt = batch.text.length + GROWTH;
+          storage.makeRoom();
           // Not into the last of the quota: the application may need that.
-          batch.stored = storage.set(batch.name, batch.text + " ".repeat(2 * BATCH));
+          batch.stored = storage.set(batch.name, batch.text + " ".repeat(BATCH));
         }
         batch.stored &&= storage.set(batch.name, batch.text);
         // A stored beginning must not be taken for the whole batch.

@@ -13,7 +13,8 @@ declare const INTERFACE: string;
 const NAME = "tallymark";
 /** In a module script there is no current script. */
 const current = fromDocument("currentScript") as HTMLScriptElement | null | undefined;
-const script = current || [...document.scripts].find((one) => one.type === "module" && one.dataset.endpoint);
+const script =
+  current || [...(fromDocument("scripts") || [])].find((one) => one.type === "module" && one.dataset.endpoint);
 if (script) {
   // An element with that id is no own property of the window. Anything else there belongs to the page.
   const present = Object.getOwnPropertyDescriptor(window, NAME)?.value;

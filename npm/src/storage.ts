@@ -42,7 +42,8 @@ export function openStorage(prefix: string, allowed: () => boolean): Storage {
         .map((name) => name.slice(prefix.length)),
     makeRoom: () =>
       attempt(() => {
-        let room = CAP - BATCH;
+        // Other pages grow meanwhile.
+        let room = CAP - 2 * BATCH;
         const id = (name: string) => name.slice(name.lastIndexOf("/"));
         const names = Object.keys(localStorage).filter((name) => BATCH_NAME.test(name));
         for (const name of names.sort((one, other) => (id(one) < id(other) ? 1 : -1))) {
