@@ -306,7 +306,7 @@ try {
   };
   const measured = TRACKERS.slice(1).map((tracker) => [tracker, results.get(tracker)]);
   table(
-    ["one call, µs", "p50", "p99", "all told", "in `localStorage`"],
+    ["one call, µs", "p50", "p99", "total", "in `localStorage`"],
     measured.map(([{ name }, { p50, p99, total, keeps }]) => [
       name,
       median(p50).toFixed(1),

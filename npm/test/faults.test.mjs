@@ -11,20 +11,19 @@ import { engines, openBrowser, openSite, until } from "./support.mjs";
 /** How long the last events may take: until their lane is adopted, and for some retries. */
 const PATIENCE = 40_000;
 
-const ABOUT = `# In real browsers
+const ABOUT = `# Faults in real browsers
 
-Events made by the tracker, stored by the collector and counted by it, in each row of
-[faults.mjs](test/faults.mjs), with the real collector behind a network that fails as the row says. \`make test-browsers\`
-writes this file.
+Each row is a fault of [faults.mjs](test/faults.mjs), run with the real collector. Each cell has three numbers: events made by the
+tracker / stored by the collector / counted by the collector. \`make test-browsers\` writes this file.
 
 - **Offline**: Chromium's driver disconnects the tab, and Firefox is set offline. WebKit has no such switch, so a script
-  changes \`navigator.onLine\`. In all of them the collector refuses connections, and the ten minutes pass only on the
-  page's clock.
-- **Killed**: first the page's process, ten seconds later the rest of the browser. A killed browser loses what pages have
-  stored in its last seconds: up to 5 in Firefox, less than one in WebKit, and up to a minute in Chromium, which writes at
-  most once a minute. No script can change that. The row waits for one request between the last event and the kill:
-  without it, WebKit lost the last events once under heavy load.
-- **Refused storage** and **Global Privacy Control** are simulated by a script before the tracker's.
+  changes \`navigator.onLine\`. In all three, the collector refuses connections, and the ten minutes pass only on the page's
+  clock.
+- **Killed**: the test kills the page's process, and ten seconds later the rest of the browser. A killed browser loses what
+  pages stored in its last seconds: up to 5 in Firefox, less than one in WebKit, and up to a minute in Chromium, which
+  writes at most once a minute. No script can change that. The row waits for one request between the last event and the
+  kill: without it, WebKit lost the last events once under heavy load.
+- **Refused storage** and **Global Privacy Control** are simulated by a script that runs before the tracker.
 
 `;
 
