@@ -36,7 +36,7 @@ fn page() -> String {
     let mut page = format!(
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" \
          content=\"width=device-width\"><title>{title}</title><style>{STYLE}</style></head><body><h1>{title} \
-         {}</h1><p>{}</p><p>The same as <a href=\"openapi.json\">OpenAPI 3.1</a></p>",
+         {}</h1><p>{}</p><p>For programs: <a href=\"openapi.json\">OpenAPI 3.1</a>.</p>",
         words(&info["version"]),
         words(&info["description"]),
         title = words(&info["title"])

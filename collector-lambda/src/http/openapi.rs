@@ -4,9 +4,9 @@ use crate::http::body::GZIP_MEMBERS;
 use crate::http::headers::IDEMPOTENCY_KEY_BYTES;
 use crate::http::limits::limits_json;
 use crate::http::problem::*;
-use crate::ingest::checked_batch::LOST;
+use crate::ingest::checked_batch::{LOST, MARKER_LIFETIME};
 use crate::ingest::{LOST_EVENTS, REASON_BYTES};
-use crate::store::query::{SERIES_POINTS, TOP_KEYS};
+use crate::store::query::{DAY, SERIES_POINTS, TOP_KEYS};
 use axum::http::header;
 use axum::response::IntoResponse;
 use serde_json::{Value, json};
@@ -64,14 +64,15 @@ fn make() -> Value {
             "/v1/batch": {"post": write(
                 "Send a batch",
                 &format!(
-                    "A batch is counted once, however often the same bytes are sent under the same `batch_id`. Each event \
-                     is accepted or rejected by itself. A body has at most {} bytes after decoding, and {} events.",
-                    limits::BATCH_BYTES, limits::BATCH_EVENTS
+                    "For {} days, sending the same bytes again under the same `batch_id` counts nothing and returns the \
+                     first receipt, with `duplicate` set. Each event is accepted or rejected separately. A body has at \
+                     most {} bytes after decoding, and {} events.",
+                    MARKER_LIFETIME / DAY, limits::BATCH_BYTES, limits::BATCH_EVENTS
                 ),
                 "Batch", "Receipt", BATCH, vec![request_header(
                     "tallymark-sent-at",
-                    "When the request is sent, by the client's clock, in milliseconds since the Unix epoch. If that clock is \
-                     wrong, the events' times are corrected. A value that is not a number is ignored.",
+                    "The time of the request by the client's clock, in milliseconds since the Unix epoch. If that clock is \
+                     wrong, the collector corrects the events' times. A value that is not a number is ignored.",
                     json!({"type": "string"}),
                 )],
             )},
@@ -119,17 +120,17 @@ fn make() -> Value {
                 "Batch": object(&["batch_id", "events"], json!({
                     "batch_id": {"type": "string", "format": "uuid"},
                     "sent_at": {"type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX,
-                        "description": "When it was sent. The header `tallymark-sent-at` takes precedence."},
+                        "description": "The time of the request. The header `tallymark-sent-at` takes precedence."},
                     "sdk": {"type": ["string", "null"], "description": "The client library and its version."},
                     "lost": {
                         "type": "object", "maxProperties": limits::LOST_REASONS,
                         "propertyNames": {"pattern": format!("^[a-z0-9_]{{1,{REASON_BYTES}}}$")},
                         "additionalProperties": {"type": "integer", "minimum": 0, "maximum": LOST_EVENTS},
-                        "description": "Events that the client has lost and not reported before, by reason.",
+                        "description": "How many events the client has lost since its last report, by reason.",
                     },
                     "events": {"type": "array", "maxItems": limits::BATCH_EVENTS, "items": {"anyOf": [
                         {"$ref": "#/components/schemas/Event"},
-                        {"description": "Anything else is `rejected` in the receipt. The other events are not affected."},
+                        {"description": "Any other value is `rejected` in the receipt. It does not affect the other events."},
                     ]}},
                 })),
                 "Event": {
@@ -158,7 +159,7 @@ fn make() -> Value {
                     "received_at": time(),
                     "duplicate": {"type": "boolean", "description": "Whether the batch was received before."},
                     "accepted": {"type": "integer", "minimum": 0, "maximum": limits::BATCH_EVENTS},
-                    "rejected": {"type": "array", "description": "The events that were refused. A retry would be refused again.",
+                    "rejected": {"type": "array", "description": "The rejected events. A retry would be rejected again.",
                         "items": object(&["index", "code", "message"], json!({
                             "index": index(),
                             "event_id": {"type": "string", "format": "uuid"},
@@ -193,7 +194,7 @@ fn make() -> Value {
                     "title": {"type": "string"},
                     "status": {"type": "integer"},
                     "code": {"type": "string", "enum": KINDS.iter().map(|kind| kind.code).collect::<Vec<_>>(),
-                        "description": "Stable, unlike the texts."},
+                        "description": "Stable. Titles and details may change."},
                     "detail": {"type": "string"},
                 })),
             },
