@@ -125,13 +125,13 @@ impl Sender {
             // them, which a collector behind one answers with 408.
             let SendResult::Status(refused @ (400 | 408 | 415), ..) = result else { return result };
             let plain = self.post(attempt, authorization, attempt.body.clone().into_bytes(), false).await;
-            let is_at_fault = match &plain {
+            let compression_is_at_fault = match &plain {
                 // If the batch itself is at fault, it gets the same answer again.
                 SendResult::Status(status, ..) => refused != 408 && *status != refused,
                 SendResult::Receipt(_) => true,
                 SendResult::Failed(_) => refused != 408,
             };
-            if is_at_fault {
+            if compression_is_at_fault {
                 tracing::warn!(endpoint = %self.url, status = refused, "compressed bodies are not accepted; sending plain ones");
                 self.gzip.disable();
             }
