@@ -9,6 +9,9 @@ import { build } from "esbuild";
 import { minify } from "terser";
 
 const TARGET = "es2020";
+/** Names that only the parts of one script use among each other, so they can be shortened. */
+const INTERNAL =
+  /^(madeAt|addEarly|endEarly|save|leave|granted|setOptedOut|isOpen|refuse|suspend|record|held|core|names|stored)$/;
 
 process.chdir(import.meta.dirname);
 const run = (program, args, env = {}) =>
@@ -43,6 +46,7 @@ function buildCore() {
   // Only the features that browsers have had for years: with --all-features, not even Node accepts the result.
   const features = ["bulk-memory", "mutable-globals", "multivalue", "nontrapping-float-to-int", "sign-ext"];
   const enabled = features.map((feature) => `--enable-${feature}`);
+  removeExports(enabled);
   const optimise = (output, ...more) =>
     run("node_modules/.bin/wasm-opt", [
       // Nothing is in the lowest kilobyte: it is the far end of the stack.
@@ -56,7 +60,7 @@ function buildCore() {
         "--strip-producers",
         "--strip-target-features",
       ],
-      ...[...enabled, ...more, "build/tracker_bg.wasm", "-o", output],
+      ...[...enabled, ...more, "build/needed.wasm", "-o", output],
     ]);
   optimise("build/tallymark.wasm");
 
@@ -80,6 +84,16 @@ function buildCore() {
     "build/core.d.ts",
     'export declare const INTERFACE: string;\nexport declare const instantiate: import("../src/core.js").Instantiate;\n',
   );
+}
+
+/** Removes what wasm-bindgen exports for its own glue, and with it what nothing else uses. */
+function removeExports(features) {
+  const names = [...readFileSync("build/tracker_bg.wasm.d.ts", "utf8").matchAll(/export const (\w+)/g)];
+  const exported = names.map(([, name]) => ({ name, export: name }));
+  const graph = [{ name: "page", root: true, reaches: names.map(([, name]) => name) }, ...exported];
+  writeFileSync("build/exports.json", JSON.stringify(graph));
+  const files = ["--graph-file", "build/exports.json", "build/tracker_bg.wasm", "-o", "build/needed.wasm"];
+  execFileSync("node_modules/.bin/wasm-metadce", [...features, ...files]);
 }
 
 /** Changes with the functions that the core and the scripts call on each other. */
@@ -125,6 +139,7 @@ async function bundle(entry, name, options) {
     entryPoints: [entry],
     outfile: `dist/${name}`,
     bundle: true,
+    mangleProps: INTERNAL,
     // Terser can remove and inline more in code that was minified before.
     minify: true,
     target: TARGET,

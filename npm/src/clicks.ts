@@ -1,6 +1,6 @@
 // Clicks on elements with `data-tallymark-click`, also those added later.
 
-import { listen } from "./dom.js";
+import { isElement, listen } from "./dom.js";
 
 const CLICK = "data-tallymark-click";
 const PROPS = "data-tallymark-props";
@@ -10,23 +10,30 @@ export function watchClicks(
   click: (buttonId: string, properties?: object) => void,
   warn: (problem: unknown) => void,
 ): void {
-  const onClick = (event: Event) => {
+  // The fields of a form may have the names of its methods.
+  const { closest, contains, getAttribute, matches } = Element.prototype;
+  const onClick = (event: MouseEvent) => {
     try {
       // The path leads out of open shadow roots too.
-      const path = event.composedPath().filter((node): node is Element => node instanceof Element);
-      const marked = path.find((element) => element.hasAttribute(CLICK));
-      if (!marked || marked.closest("[aria-disabled=true],:disabled:not(fieldset)")) return;
-      // A click on a label causes a click on its control, which is counted instead. A click on a link in a label does not.
-      const inner = path.find((element) => element.matches("label,a,button")) as HTMLLabelElement | undefined;
-      const control = inner?.control;
-      if (control && !path.includes(control) && marked.contains(control)) return;
-      click(marked.getAttribute(CLICK)!, properties(marked.getAttribute(PROPS), warn));
+      const path = event.composedPath().filter(isElement);
+      const find = (selector: string) => path.find((element) => matches.call(element, selector));
+      const marked = find(`[${CLICK}]`);
+      // The middle button opens links, and other elements do nothing then.
+      if (!marked || (event.type !== "click" && (event.button !== 1 || !find("a[href],area[href]")))) return;
+      if (closest.call(marked, "[aria-disabled=true],:disabled:not(fieldset)")) return;
+      const record = () => click(getAttribute.call(marked, CLICK)!, properties(getAttribute.call(marked, PROPS), warn));
+      // A click on a label causes a click on its control, which is counted instead, unless the page prevents it. A click
+      // on a link in a label does not.
+      const control = (find("label,a,button") as HTMLLabelElement | undefined)?.control;
+      if (!control || path.includes(control) || !contains.call(marked, control)) record();
+      else setTimeout(() => event.defaultPrevented && record());
     } catch (error) {
       warn(error);
     }
   };
-  // Capture, so that `stopPropagation` in the page has no effect here; passive, so that the click is not delayed.
-  listen(document, "click", onClick, { capture: true, passive: true });
+  // On the window, before anything in the page can stop them, except an earlier listener there that stops them
+  // immediately. Passive, so that the click is not delayed.
+  for (const type of ["click", "auxclick"]) listen(window, type, onClick, { capture: true, passive: true });
 }
 
 /** Invalid JSON is reported and left out; the click still counts. */

@@ -4,6 +4,7 @@
 import type * as Wasm from "../build/tracker_bg.wasm.js";
 import type { Batches } from "./batches.js";
 import { bytes } from "./event.js";
+import type { watchLinks } from "./links.js";
 import type { Locks } from "./locks.js";
 import type { Storage } from "./storage.js";
 
@@ -34,6 +35,7 @@ export interface Source {
     instantiate: Instantiate;
     explain(topic: string, tag: boolean, details: unknown[]): unknown;
     createLeases(storage: Storage, holder: string): Locks;
+    watchLinks: typeof watchLinks;
   }>;
   /** Whether the options are attributes of a script tag. */
   tag?: true;

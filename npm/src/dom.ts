@@ -12,6 +12,15 @@ export function fromDocument<Name extends keyof Document>(name: Name): Document[
   }
 }
 
+/** Whether it is an element, also of another frame, whose classes are others. */
+export function isElement(node: EventTarget): node is Element {
+  try {
+    return Element.prototype.matches.call(node as Element, "*");
+  } catch {
+    return false;
+  }
+}
+
 type Listener = [
   target: EventTarget,
   type: string,

@@ -6,7 +6,7 @@ import { type Core, loadCore, type Source } from "./core.js";
 import { fromDocument, outsideZones } from "./dom.js";
 import { createLanes } from "./lanes.js";
 import type { CheckedOptions } from "./options.js";
-import { newCounts, QUEUE_FULL, readCore, STORAGE, statusOf } from "./status.js";
+import { BOT, newCounts, QUEUE_FULL, readCore, STORAGE, statusOf } from "./status.js";
 import type { Storage } from "./storage.js";
 import { type Post, REDIRECT } from "./transport.js";
 import type { Status } from "./types.js";
@@ -24,7 +24,7 @@ export interface Driver {
   isOpen(): boolean;
   /** Queues an event. */
   add(now: number, event: string): void;
-  /** Counts an event that cannot be queued, with its place in `REASONS`. */
+  /** Counts an event that is not queued, with its place in `REASONS`, or `BOT`. */
   refuse(reason: number): void;
   /** Sends what is queued, without waiting for more. */
   flush(): void;
@@ -82,7 +82,8 @@ export function createDriver(
     return !!core;
   };
   const drop = (reason: number, events: number) => {
-    if (!use((core) => core.lose(reason, events))) counts.dropped[reason] = (counts.dropped[reason] || 0) + events;
+    if (reason === BOT || !use((core) => core.lose(reason, events)))
+      counts.dropped[reason] = (counts.dropped[reason] || 0) + events;
   };
   const batched = () => {
     let events = 0;

@@ -50,6 +50,12 @@ export function cut(field: keyof typeof FIELDS, text: string): string {
 /** The length of an id made here. */
 export const ID_LENGTH = 36;
 
+/** Adds to the properties of an event, which take precedence. Those that are not an object stay, to be refused. */
+export const addProperties = (more: object, properties: object | null | undefined): object =>
+  properties == null || (typeof properties === "object" && !Array.isArray(properties))
+    ? { ...more, ...properties }
+    : properties;
+
 /** A UUIDv7. It begins with the time, so ids sort by time. */
 export function uuid(now: number): string {
   const hex = (digits: number, number: number) => number.toString(16).padStart(digits, "0");

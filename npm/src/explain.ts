@@ -7,6 +7,9 @@ const EXPECTED: Record<string, string> = {
   key: "the site's write key (tmw_…)",
   sampleRate: "a number above 0 and at most 1, such as 0.1",
   consent: '"granted", "pending" or "denied"',
+  query: '"keep", "drop", or a list of parameters, such as "id, page"',
+  exclude: 'a list of paths, such as "/admin/*, /preview"',
+  bots: '"flag", "drop" or "keep"',
   credentials: '"omit", "same-origin" or "include"',
   beforeSend: "a function, which only createTracker can be given",
 };
@@ -15,6 +18,9 @@ for (const name of [
   "hash",
   "whenVisible",
   "trackClicks",
+  "outbound",
+  "downloads",
+  "forms",
   "anonymousId",
   "gpc",
   "dnt",
@@ -87,6 +93,10 @@ const TOPICS: Record<string, (label: (name: string) => string, ...details: never
   ],
   load: (_, error: unknown) => [
     `tallymark.wasm and fallback.js could not be loaded (${error}). Put both beside the script, of the same version, and allow them in the page's policy. Events are stored and sent from a later page.`,
+    "error",
+  ],
+  links: (_, error: unknown) => [
+    `fallback.js could not be loaded (${error}), so outbound links, downloads and forms are not recorded. Put it beside the script, of the same version.`,
     "error",
   ],
   crash: (_, error: unknown) => [

@@ -16,8 +16,14 @@ const DEFAULTS: { [Name in keyof CheckedOptions]: CheckedOptions[Name] | undefin
   key: undefined,
   pageViews: true,
   hash: false,
+  query: "keep",
+  exclude: [],
   whenVisible: false,
   trackClicks: true,
+  outbound: false,
+  downloads: false,
+  forms: false,
+  bots: "flag",
   anonymousId: false,
   sampleRate: 1,
   consent: "granted",
@@ -32,6 +38,7 @@ const DEFAULTS: { [Name in keyof CheckedOptions]: CheckedOptions[Name] | undefin
 /** Options that are one of these words. */
 const WORDS: { [name: string]: string[] | undefined } = {
   consent: CONSENTS,
+  bots: ["flag", "drop", "keep"],
   credentials: ["omit", "same-origin", "include"],
 };
 
@@ -42,6 +49,9 @@ function read(name: string, value: unknown, initial: unknown): unknown {
   if (initial === !!initial) return text === "false" ? false : /^(true)?$/.test(text) || undefined;
   if (initial === 1) return Number(value) > 0 && Number(value) <= 1 ? Number(value) : undefined;
   if (WORDS[name]) return WORDS[name].find((word) => word === text);
+  if (name === "query" && /^(keep|drop)$/.test(text)) return text;
+  // Lists of texts, which attributes separate by commas.
+  if (name === "query" || name === "exclude") return text.split(/[\s,]+/).filter(Boolean);
   if (name === "beforeSend") return typeof value === "function" ? value : undefined;
   // Without a scheme, "127.0.0.1:8787" would be a path. The page's `<base>` does not apply.
   if (name === "endpoint" && /^(https?:\/)?\/[^?#@]*$/i.test(text))

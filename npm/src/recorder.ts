@@ -1,12 +1,13 @@
 // Records events in their final form, with their time, and holds them until they may be stored.
 
+import { isBot } from "./bots.js";
 import type { Permission } from "./consent.js";
 import type { Report } from "./console.js";
 import type { Driver } from "./driver.js";
-import { cut, encode, ID_LENGTH, uuid } from "./event.js";
+import { addProperties, cut, encode, ID_LENGTH, uuid } from "./event.js";
 import type { CheckedOptions } from "./options.js";
 import { createSession } from "./session.js";
-import { INVALID, QUEUE_FULL } from "./status.js";
+import { BOT, INVALID, QUEUE_FULL } from "./status.js";
 import type { Storage } from "./storage.js";
 import type { TrackedEvent } from "./types.js";
 
@@ -14,8 +15,15 @@ import type { TrackedEvent } from "./types.js";
 const HELD = 1000;
 
 export interface Recorder {
-  /** Records an event that happened at `now`. What is wrong with it is counted and reported. */
-  record(now: number, type: TrackedEvent["event_type"], fields: () => Partial<TrackedEvent>): void;
+  /**
+   * Records an event that happened at `now`, unless there are no `fields`. What is wrong with it is counted and reported.
+   * Returns what is stored.
+   */
+  record(
+    now: number,
+    type: TrackedEvent["event_type"],
+    fields: () => Partial<TrackedEvent> | false | "",
+  ): TrackedEvent | undefined;
   identify(userId: string | number | null): void;
   /** How many events are held. */
   held(): number;
@@ -26,7 +34,7 @@ export interface Recorder {
 }
 
 export function createRecorder(
-  { sampleRate, anonymousId, beforeSend, debug }: CheckedOptions,
+  { sampleRate, anonymousId, beforeSend, bots, debug }: CheckedOptions,
   permission: Permission,
   storage: Storage,
   driver: Driver,
@@ -36,6 +44,7 @@ export function createRecorder(
   let held: [now: number, event: string][] = [];
   let visitor: string | undefined;
   let user: string | undefined;
+  const bot = bots !== "keep" && isBot();
 
   return {
     record(time, event_type, fields) {
@@ -43,6 +52,12 @@ export function createRecorder(
       const now = Math.floor(time);
       if (permission.disabledReason()) return;
       try {
+        const given = fields();
+        if (!given) return;
+        if (bot && bots === "drop") {
+          driver.refuse(BOT);
+          return;
+        }
         const session_id = session(now);
         // The same decision for the whole visit.
         if (parseInt(session_id.slice(-8), 16) / 2 ** 32 >= sampleRate) return;
@@ -59,13 +74,15 @@ export function createRecorder(
           anonymous_id: visitor,
           user_id: user,
           weight: sampleRate < 1 ? Math.round(1 / sampleRate) : undefined,
-          ...fields(),
+          ...given,
         };
+        if (bot) event.properties = addProperties({ bot }, given.properties);
         if (beforeSend) event = beforeSend(event as TrackedEvent);
         if (!event) return;
         const json = encode(event);
         if (driver.isOpen()) driver.add(now, json);
         else if (held.push([now, json]) > HELD && held.shift()) driver.refuse(QUEUE_FULL);
+        return event;
       } catch (problem) {
         driver.refuse(INVALID);
         if (debug) report("refused", problem);

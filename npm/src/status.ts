@@ -8,6 +8,8 @@ import type { Status } from "./types.js";
 export const QUEUE_FULL = 0;
 export const STORAGE = 4;
 export const INVALID = 5;
+/** Not in `REASONS`: nothing was lost, so it is not reported to the collector. */
+export const BOT = REASONS.length;
 
 /** The core's first numbers: the HTTP status that has paused it, delivered, rejected. Those dropped by reason follow. */
 const FIRST_REASON = 3;
@@ -43,7 +45,7 @@ export function statusOf({ made, adopted, dropped, core }: Counts, held = 0, bat
     ready: false,
     failed: null,
   };
-  REASONS.forEach((reason, place) => {
+  [...REASONS, "bot"].forEach((reason, place) => {
     const events = (core[FIRST_REASON + place] || 0) + (dropped[place] || 0);
     if (events) status.dropped[reason] = events;
   });

@@ -1,12 +1,13 @@
 // One tracker: its parts, its methods, and what it listens to in the page.
 
+import { createClean } from "./address.js";
 import { watchClicks } from "./clicks.js";
 import { createPermission } from "./consent.js";
 import type { Report } from "./console.js";
 import type { Source } from "./core.js";
 import { fromDocument, listen } from "./dom.js";
 import { createDriver } from "./driver.js";
-import { cut } from "./event.js";
+import { addProperties, cut } from "./event.js";
 import { type CheckedOptions, CONSENTS } from "./options.js";
 import { watchPages } from "./pages.js";
 import { createRecorder } from "./recorder.js";
@@ -42,6 +43,8 @@ export function startTracker(options: CheckedOptions, source: Source, report: Re
   const recorder = createRecorder(options, permission, storage, driver, report);
   /** Whether the page was shown. One that is prerendered may never be. */
   let shown = false;
+  /** Records a new address at once. */
+  let endWait = () => {};
 
   /** Begins to store and send: at the start, after consent, and when the page comes back. */
   const open = () => {
@@ -53,22 +56,33 @@ export function startTracker(options: CheckedOptions, source: Source, report: Re
     recorder.reset();
     for (const name of storage.names()) storage.set(name);
   };
+  const clean = createClean(options);
+  /** Whether the page is not excluded. */
+  const included = () => !options.exclude.length || !!clean(location.href);
   const methods = (clock: () => number): Tracker => ({
-    pageView: (view = {}) =>
-      recorder.record(clock(), "page_view", () => {
-        const url = new URL(text(view.url ?? location.href), location.href).href;
+    pageView(view = {}) {
+      const recorded = recorder.record(clock(), "page_view", () => {
+        const campaign = {};
+        const url = clean(text(view.url ?? location.href), campaign);
         const referral = text(view.referralUrl ?? referrer ?? "");
-        referrer = url;
-        return {
-          url: cut("url", url),
-          referral_url: cut("referral_url", referral) || undefined,
-          title: cut("title", text(view.title ?? fromDocument("title") ?? "")) || undefined,
-          properties: view.properties,
-        };
-      }),
-    click: (buttonId, properties?) =>
-      recorder.record(clock(), "button_click", () => ({ button_id: buttonId, properties })),
-    track: (name, properties?) => recorder.record(clock(), "custom", () => ({ name, properties })),
+        return (
+          url && {
+            url: cut("url", url),
+            referral_url: referral ? cut("referral_url", clean(referral)) || undefined : undefined,
+            title: cut("title", text(view.title ?? fromDocument("title") ?? "")) || undefined,
+            properties: Object.keys(campaign)[0] ? addProperties(campaign, view.properties) : view.properties,
+          }
+        );
+      });
+      // What was sent, and not what a hook has removed.
+      if (recorded) referrer = recorded.url!;
+    },
+    click: (buttonId, properties?) => {
+      recorder.record(clock(), "button_click", () => included() && { button_id: buttonId, properties });
+    },
+    track: (name, properties?) => {
+      recorder.record(clock(), "custom", () => included() && { name, properties });
+    },
     identify: recorder.identify,
     setConsent(consent) {
       if (!CONSENTS.includes(consent)) return report("consent", consent);
@@ -85,7 +99,10 @@ export function startTracker(options: CheckedOptions, source: Source, report: Re
       permission.setOptedOut(false);
       open();
     },
-    flush: driver.flush,
+    flush() {
+      endWait();
+      driver.flush();
+    },
     status: () => ({ ...driver.status(recorder.held()), disabledReason: permission.disabledReason() }),
   });
 
@@ -107,9 +124,15 @@ export function startTracker(options: CheckedOptions, source: Source, report: Re
   const begin = () => {
     shown = true;
     open();
-    if (options.pageViews) watchPages(tracker.pageView, options);
+    if (options.pageViews) endWait = watchPages((url, at) => methods(() => at).pageView({ url }), clean, options);
   };
   if (options.trackClicks) watchClicks(tracker.click, warn);
+  if (options.outbound || options.downloads || options.forms) {
+    source.script().then(
+      ({ watchLinks }) => watchLinks(tracker.click, clean, warn, listen, options),
+      (error) => report("links", error),
+    );
+  }
   listen(document, "visibilitychange", () => fromDocument("hidden") && tracker.flush());
   listen(window, "pagehide", () => {
     tracker.flush();

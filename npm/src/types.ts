@@ -15,10 +15,41 @@ export interface Options {
   pageViews?: boolean;
   /** Whether addresses that differ only after `#` are different pages. Default: `false`. */
   hash?: boolean;
+  /**
+   * What happens to the parameters of addresses, after those of campaigns and advertisements (`utm_*`, `ref`, `source`,
+   * `fbclid` and other click ids) and secrets (`token`, `*_token`, `*_secret`, `password*`, `jwt`) are removed: `"keep"`,
+   * `"drop"`, or the only parameters to keep, whatever they are. Default: `"keep"`.
+   */
+  query?: "keep" | "drop" | string[];
+  /**
+   * Pages that make no events, by their paths. `*` stands for any characters: `/admin/*`. With the option `hash`, the
+   * fragment counts as part of the path: `/#/admin/*`. Default: none.
+   */
+  exclude?: string[];
   /** Whether a page opened in the background counts only when it becomes visible. Default: `false`. */
   whenVisible?: boolean;
   /** Whether to record clicks on elements with `data-tallymark-click`. Default: `true`. */
   trackClicks?: boolean;
+  /**
+   * Whether to record clicks on links to other hosts, with `outbound:HOST/PATH` as the button's id and the address as the
+   * property `url`. Default: `false`.
+   */
+  outbound?: boolean;
+  /**
+   * Whether to record clicks on links with `download` or to a file such as a PDF, with `download:PATH` as the button's id
+   * (`download:HOST/PATH` on other hosts) and the address as the property `url`. Default: `false`.
+   */
+  downloads?: boolean;
+  /**
+   * Whether to record submitted forms, with `form:` and the form's `id`, `name` or the path of its `action` as the button's
+   * id. What was entered is never read. Default: `false`.
+   */
+  forms?: boolean;
+  /**
+   * What becomes of the events of automated browsers and crawlers: `"flag"` adds the property `bot: true`, `"drop"` counts
+   * them in `status().dropped.bot` and nowhere else, `"keep"` treats them like others. Default: `"flag"`.
+   */
+  bots?: "flag" | "drop" | "keep";
   /** Whether to give this browser an id, store it, and send it with every event. Default: `false`. */
   anonymousId?: boolean;
   /**
@@ -68,7 +99,7 @@ export interface TrackedEvent {
   anonymous_id?: string;
   /** The person, as given to `identify`. At most 128 bytes. */
   user_id?: string;
-  /** Page views: the address, at most 4 KiB. */
+  /** Page views: the address, without its fragment and what else the options remove, at most 4 KiB. */
   url?: string;
   /** Page views: the page that led here, at most 4 KiB. */
   referral_url?: string;
@@ -78,7 +109,10 @@ export interface TrackedEvent {
   button_id?: string;
   /** Custom events: at most 128 bytes. */
   name?: string;
-  /** An object that can be converted to JSON. */
+  /**
+   * An object that can be converted to JSON. Page views also have `utm_source`, `utm_medium`, `utm_campaign`, `utm_term` and
+   * `utm_content` from their address, and automated browsers `bot: true`.
+   */
   properties?: object;
   /** How many events this one represents, with the option `sampleRate`. */
   weight?: number;
@@ -88,7 +122,7 @@ export interface TrackedEvent {
 export interface View {
   /** The address, absolute or relative to the page, cut to 4 KiB. Default: `location.href`. */
   url?: string;
-  /** The page that led here, cut to 4 KiB. Default: `document.referrer`, later the previous view. */
+  /** The page that led here, cut to 4 KiB. Default: `document.referrer`, later the address that the previous view has sent. */
   referralUrl?: string;
   /** The title, cut to 1 KiB. Default: `document.title`. */
   title?: string;
@@ -112,7 +146,7 @@ export interface Status {
   /**
    * Events dropped in the browser, by reason: `invalid` (bad arguments, or above a limit), `queue_full` (above 256 KiB),
    * `expired` (older than a week), `refused` and `too_large` (the collector can never accept the batch), `storage` (the
-   * stored batch cannot be read).
+   * stored batch cannot be read), `bot` (with the option `bots: "drop"`).
    */
   dropped: Record<string, number>;
   /** Events still to be delivered. */

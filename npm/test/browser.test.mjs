@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { after, afterEach, before, describe, test } from "node:test";
-import { By } from "selenium-webdriver";
+import { Button, By, Key } from "selenium-webdriver";
 import { engines, openBrowser, openCollector, openSite, until } from "./support.mjs";
 
 // The stub from the README, verbatim.
@@ -21,7 +21,7 @@ const watched = `<script>
 const html = (head, body = "") =>
   `<!doctype html><html><head><meta charset="utf-8"><title>Tea</title>${watched}${head}</head><body>${body}</body></html>`;
 const tag = (endpoint, src = "tallymark.js", more = "") =>
-  `<script src="${src}" data-endpoint="${endpoint}" data-username="shop" data-key="k" ${more} defer></script>`;
+  `<script src="${src}" data-endpoint="${endpoint}" data-username="shop" data-key="k" data-bots="keep" ${more} defer></script>`;
 const quiet = `data-page-views="false"`;
 
 const buttons = `
@@ -33,6 +33,29 @@ const buttons = `
   <button id="plain">Not marked</button>
   <label data-tallymark-click="agree" id="label">I agree <input type="checkbox" id="agree"></label>
   <div id="host"></div>`;
+
+const links = `
+  <a id="new-tab" href="/blank" data-tallymark-click="new-tab"><b id="in-link">New tab</b></a>
+  <button id="button" data-tallymark-click="button">Nothing opens</button>
+  <label id="prevented" data-tallymark-click="prevented" onclick="event.preventDefault()">
+    <span>Prevented</span> <input type="checkbox"></label>
+  <form id="form" data-tallymark-click="form" onclick="event.preventDefault()">
+    <input name="matches"><input name="getAttribute"><input name="closest"><input name="contains"><b id="in-form">x</b></form>
+  <div onclick="event.preventDefault()">
+    <a id="other" href="https://other.example/tea/green?utm_source=shop&id=7#leaves">Another site</a>
+    <a id="own" href="/about">This site</a>
+    <a id="mail" href="mailto:ann@other.example">Mail</a>
+    <a id="menu" href="/files/menu.pdf?token=s3cret">Menu</a>
+    <a id="data" href="/export?format=csv" download>Data</a>
+    <a id="there" href="https://other.example/archive.tar.gz">Archive</a>
+    <a id="marked" href="https://other.example/" data-tallymark-click="marked">Marked</a>
+    <svg><a id="drawn" href="https://other.example/drawn"><text>Drawn</text></a></svg>
+  </div>
+  <form id="signup" onsubmit="event.preventDefault()"><input name="id" value="s3cret"><input type="password" name="name"
+    value="s3cret"><button id="submit">Sign up</button></form>
+  <form name="search" onsubmit="event.preventDefault()"><button>Search</button></form>
+  <form action="/subscribe?list=7" onsubmit="event.preventDefault()"><button>Subscribe</button></form>
+  <form onsubmit="event.preventDefault()"><input required><button>Invalid</button></form>`;
 
 before(async () => {
   collector = await openCollector();
@@ -59,8 +82,18 @@ before(async () => {
       "/bare": html(`<script src="tallymark.js" defer></script>`),
       "/module": html(`<script type="module">
         import { createTracker } from "/dist/index.js";
-        window.tracker = createTracker({ endpoint: "${there}", username: "shop", key: "k" });
+        window.tracker = createTracker({ endpoint: "${there}", username: "shop", key: "k", bots: "keep" });
       </script>`),
+      "/automated": html(
+        `<script src="tallymark.js" data-endpoint="${there}" data-username="shop" data-key="k" defer></script>`,
+      ),
+      "/quiet-links": html(tag(there, "tallymark.js", quiet), links),
+      "/stopped": html(
+        `<script>addEventListener("click", (event) => { stopped++; event.stopPropagation() }, true); stopped = 0</script>` +
+          tag(there, "tallymark.js", quiet),
+        links,
+      ),
+      "/links": html(tag(there, "tallymark.js", `${quiet} data-outbound data-downloads data-forms`), links),
     },
     collector,
   );
@@ -145,6 +178,150 @@ for (const engine of engines)
       assert.deepEqual(pressed, ["buy", "typo", "stopped", "agree", "shadow", "agree", "late"]);
       assert.deepEqual(collector.events()[0].properties, { price: 2.4 });
       assert.equal(collector.events()[1].properties, undefined);
+      assert.deepEqual(await errors(), []);
+    });
+
+    test("clicks that open a tab, that the page prevents or stops, and on foreign elements are recorded", async () => {
+      await open("/links");
+      await until(async () => (await status()).ready);
+      const first = await driver.getWindowHandle();
+      const press = (id, button, key) => {
+        const actions = driver.actions().move({ origin: driver.findElement(By.id(id)) });
+        if (key) actions.keyDown(key);
+        actions.press(button).release(button);
+        if (key) actions.keyUp(key);
+        return actions.perform();
+      };
+      await press("in-link", Button.MIDDLE);
+      await press("in-link", Button.LEFT, Key.CONTROL);
+      await press("button", Button.MIDDLE);
+      await press("in-link", Button.RIGHT);
+      await driver.actions().sendKeys(Key.ESCAPE).perform();
+      await until(async () => (await driver.getAllWindowHandles()).length === 3, "two more tabs");
+      for (const handle of await driver.getAllWindowHandles()) {
+        if (handle === first) continue;
+        await driver.switchTo().window(handle);
+        await driver.close();
+      }
+      await driver.switchTo().window(first);
+      await driver.executeScript(`
+        document.querySelector("#prevented span").click();
+        document.getElementById("in-form").click();
+        const frame = document.body.appendChild(document.createElement("iframe"));
+        const foreign = frame.contentDocument.createElement("button");
+        foreign.dataset.tallymarkClick = "foreign";
+        document.body.append(foreign);
+        if (foreign instanceof Element) throw Error("the test needs an element of another frame");
+        foreign.click();
+        document.getElementById("button").click();
+      `);
+      await until(async () => (await status()).made === 6);
+      await flush();
+      await delivered(6);
+      // The label's click is recorded when it is known that its control gets none.
+      const pressed = collector.events().map(({ button_id }) => button_id);
+      assert.deepEqual(pressed.sort(), ["button", "foreign", "form", "new-tab", "new-tab", "prevented"]);
+      assert.deepEqual(await errors(), []);
+    });
+
+    test("a click that an earlier listener of the window stops is recorded", async () => {
+      await open("/stopped");
+      await until(async () => (await status()).ready);
+      await click("button");
+      assert.equal(await driver.executeScript("return stopped"), 1);
+      await flush();
+      await delivered(1);
+    });
+
+    test("links to other sites, downloads and forms are recorded if the site asks for it", async () => {
+      await open("/links");
+      await until(async () => (await status()).ready);
+      await driver.executeScript(`
+        for (const id of ["other", "own", "mail", "menu", "data", "there", "marked"]) document.getElementById(id).click();
+        document.querySelector("#drawn text").dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true }));
+        for (const button of document.querySelectorAll("form button")) button.click();
+      `);
+      await flush();
+      await delivered(9);
+      const other = "https://other.example";
+      assert.deepEqual(
+        collector.events().map(({ button_id, properties }) => [button_id, properties?.url]),
+        [
+          ["outbound:other.example/tea/green", `${other}/tea/green?id=7`],
+          ["download:/files/menu.pdf", `${site.origin}/files/menu.pdf`],
+          ["download:/export", `${site.origin}/export?format=csv`],
+          ["download:other.example/archive.tar.gz", `${other}/archive.tar.gz`],
+          ["marked", undefined],
+          ["outbound:other.example/drawn", `${other}/drawn`],
+          ["form:signup", undefined],
+          ["form:search", undefined],
+          ["form:/subscribe", undefined],
+        ],
+      );
+      assert.ok(!JSON.stringify(collector.events()).includes("s3cret"));
+      assert.deepEqual(await errors(), []);
+    });
+
+    test("without that, they are not", async () => {
+      await open("/quiet-links");
+      await until(async () => (await status()).ready);
+      await driver.executeScript(`
+        for (const id of ["other", "menu", "submit"]) document.getElementById(id).click();
+      `);
+      assert.equal((await status()).made, 0);
+    });
+
+    test("events of this automated browser say so", async () => {
+      await open("/automated");
+      await driver.executeScript("tallymark.track('charge', { value: 1 }); tallymark.flush()");
+      await delivered(2);
+      assert.deepEqual(
+        collector.events().map(({ properties }) => properties),
+        [{ bot: true }, { bot: true, value: 1 }],
+      );
+    });
+
+    test("pages that the Navigation API shows are recorded once, also beside `history`", async (t) => {
+      await open("/view");
+      if (!(await driver.executeScript("return 'navigation' in window"))) return t.skip("not in this engine");
+      await driver.executeScript(`
+        navigation.addEventListener("navigate", (event) => {
+          if (event.canIntercept && !event.hashChange) event.intercept({
+            async handler() {
+              await new Promise(requestAnimationFrame);
+              document.title = new URL(event.destination.url).pathname;
+            },
+          });
+        });
+      `);
+      const views = [
+        ["navigation.navigate('/navigated')", "/navigated"],
+        [
+          "document.body.insertAdjacentHTML('beforeend', '<a id=go href=/linked#part>Go</a>'); document.getElementById('go').click()",
+          "/linked",
+        ],
+        ["navigation.navigate('/replaced', { history: 'replace' })", "/replaced"],
+        ["history.pushState(0, '', '/pushed'); navigation.navigate('/pushed#again')", "/pushed"],
+        ["navigation.navigate('/redirected'); history.replaceState(0, '', '/login')", "/login"],
+        ["navigation.back()", "/pushed"],
+      ];
+      const expected = ["/view"];
+      for (const [act, path] of views) {
+        await driver.executeScript(act);
+        expected.push(path);
+        await until(async () => (await status()).made === expected.length, act);
+      }
+      await flush();
+      await delivered(expected.length);
+      const events = collector.events();
+      assert.deepEqual(
+        events.map(({ url }) => url),
+        expected.map((path) => site.origin + path),
+      );
+      assert.deepEqual(
+        events.slice(1, 4).map(({ title }) => title),
+        ["/navigated", "/linked", "/replaced"],
+      );
       assert.deepEqual(await errors(), []);
     });
 

@@ -121,10 +121,20 @@ class Element {
   constructor(attributes) {
     this.attributes = attributes;
   }
-  getAttribute = (name) => this.attributes[name] ?? null;
-  hasAttribute = (name) => name in this.attributes;
-  closest = () => null;
-  matches = () => false;
+  getAttribute(name) {
+    return this.attributes[name] ?? null;
+  }
+  closest() {
+    return null;
+  }
+  contains() {
+    return false;
+  }
+  /** The tests need only selectors of attributes. */
+  matches(selector) {
+    if (!(this instanceof Element)) throw new TypeError("Illegal invocation");
+    return selector === "*" || selector.slice(1, -1) in this.attributes;
+  }
 }
 
 /** A receipt of the collector, which accepts everything unless `other` says something else. */
@@ -198,7 +208,7 @@ export function browser(changes = {}) {
       (...values) =>
         void (!page.gone && latest === self && act(...values));
     const document = new Document({ title: "Tea", referrer, hidden, prerendering, currentScript: null, scripts: [] });
-    const location = { href: url, origin: new URL(url).origin };
+    const location = new URL(url);
     const go = (_, __, to) => {
       if (to !== undefined) location.href = new URL(to, location.href).href;
     };
@@ -323,8 +333,8 @@ export function browser(changes = {}) {
       },
       emit: (name) => page.dispatchEvent(new Event(name)),
       press(attributes) {
-        const event = Object.assign(new Event("click"), { composedPath: () => [new Element(attributes), document] });
-        document.dispatchEvent(event);
+        const path = [new Element(attributes), document, page];
+        page.dispatchEvent(Object.assign(new Event("click"), { composedPath: () => path }));
       },
       online(onLine) {
         page.navigator.onLine = onLine;
