@@ -1,6 +1,6 @@
 // Page views: the first page, those that a router shows, and pages restored from the back/forward cache.
 
-import { fromDocument, listen } from "./dom.js";
+import { fromDocument, listen, outsideZones } from "./dom.js";
 import type { CheckedOptions } from "./options.js";
 
 /**
@@ -43,12 +43,14 @@ export function watchPages(
       if (pending && !fresh) look();
       pending = { address, at: Date.now() };
       fresh = true;
+    }
+    clearTimeout(timer);
+    outsideZones(() => {
       setTimeout(() => {
         fresh = false;
       });
-    }
-    clearTimeout(timer);
-    timer = setTimeout(look, SETTLED);
+      timer = setTimeout(look, SETTLED);
+    });
   };
   for (const name of ["pushState", "replaceState"] as const) {
     const original = history[name];
