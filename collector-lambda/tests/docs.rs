@@ -141,7 +141,7 @@ async fn each_problem_is_described_where_it_is_answered_and_nowhere_else() {
     let collector = Collector::start(&[]);
     let secret = |request: reqwest::RequestBuilder| request.basic_auth("shop", Some(&collector.secret_key));
     let write = |request: reqwest::RequestBuilder| request.basic_auth("shop", Some(&collector.write_key));
-    // These need broken sinks, slow senders or limits: `router.rs` and `doors.rs` have them.
+    // These need broken sinks, slow senders or limits: `router.rs` and `http_limits.rs` have them.
     let elsewhere = ["internal", "unavailable", "not_ready", "request_timeout", "rate_limited"];
     for (method, path) in ROUTES {
         let url = format!("{}{path}", collector.url);
