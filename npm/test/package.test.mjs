@@ -129,6 +129,27 @@ test("on a server a tracker does nothing and does not keep the process alive", (
   assert.deepEqual(JSON.parse(said), [nothing, true]);
 });
 
+test("in a worker the tracker does nothing, and one line says why", () => {
+  const script = `
+    globalThis.importScripts = () => {};
+    const lines = [];
+    console.warn = (line) => lines.push(line);
+    const { createTracker } = await import("tallymark");
+    const tracker = createTracker({ endpoint: "/", username: "shop", key: "k" });
+    tracker.track("n");
+    while (!lines.length) await new Promise((resolve) => setTimeout(resolve, 5));
+    console.log(JSON.stringify([tracker.status().made, lines]));
+  `;
+  const printed = execFileSync(process.execPath, ["--input-type=module", "-e", script], {
+    cwd,
+    encoding: "utf8",
+    timeout: 20_000,
+  });
+  const [made, lines] = JSON.parse(printed);
+  assert.equal(made, 0);
+  assert.match(lines.join("\n"), /^tallymark: .*worker: create the tracker in the page/);
+});
+
 test("CommonJS gets the same package, and its recording tracker sees what a test needs", () => {
   const script = `
     const assert = require("node:assert/strict");

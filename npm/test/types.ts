@@ -1,5 +1,7 @@
 // What the types allow and what they do not. Compiled by tsc, never run.
 
+import { createRecordingTracker } from "../src/testing.js";
+import "../src/window.js";
 import { createTracker, type Options, type Status, type Tracker } from "../src/index.js";
 
 const options: Options = { endpoint: "/", username: "shop", key: "k" };
@@ -73,3 +75,16 @@ typed.track("charge", { value: "100" });
 typed.track("charge", { value: 100, tip: 1 });
 // @ts-expect-error signing up has none
 typed.track("signed_up", { at: 1 });
+
+window.tallymark?.track("anything");
+// @ts-expect-error not a method of a tracker
+window.tallymark?.count();
+any.identify(42);
+// @ts-expect-error not an id
+any.identify({});
+createTracker({ ...options, credentials: "same-origin", disabled: true });
+const recording = createRecordingTracker<Events>();
+recording.track("charge", { value: 1 });
+export const recorded: string | undefined = recording.events[0].name;
+// @ts-expect-error not an event of this site
+recording.track("charged");
