@@ -23,6 +23,15 @@ pub(crate) struct Reader {
     pub(crate) site: Arc<Site>,
 }
 
+/// A key that something in front has checked, in a request's extensions. Only code can put it there, no client.
+#[derive(Clone, Debug)]
+pub struct VerifiedKey {
+    /// The site.
+    pub username: String,
+    /// The scope of the key.
+    pub scope: KeyScope,
+}
+
 impl FromRequestParts<Arc<App>> for Writer {
     type Rejection = Problem;
 
@@ -53,6 +62,22 @@ impl FromRequestParts<Arc<App>> for Reader {
 }
 
 fn authenticate(parts: &Parts, app: &App) -> Result<(Arc<Site>, KeyScope), Problem> {
+    let (site, scope) = match verified(parts, app) {
+        Some(verified) => verified,
+        None => check_key(parts, app)?,
+    };
+    Span::current().record("site", site.username.as_str());
+    app.rate_limits.check_key(&site.username, scope)?;
+    Ok((site, scope))
+}
+
+/// What was checked in front, as long as there is such a site.
+fn verified(parts: &Parts, app: &App) -> Option<(Arc<Site>, KeyScope)> {
+    let VerifiedKey { username, scope } = parts.extensions.get::<VerifiedKey>()?;
+    Some((app.collector.sites.site(username)?, *scope))
+}
+
+fn check_key(parts: &Parts, app: &App) -> Result<(Arc<Site>, KeyScope), Problem> {
     let mut headers = parts.headers.get_all(header::AUTHORIZATION).iter();
     let Some(header) = headers.next() else {
         return Err(Problem::new(&AUTH_REQUIRED, "Send the username and a key by Basic auth."));
@@ -62,12 +87,7 @@ fn authenticate(parts: &Parts, app: &App) -> Result<(Arc<Site>, KeyScope), Probl
     let (username, key) = credentials.ok_or_else(|| {
         Problem::new(&AUTH_MALFORMED, "Send `Basic`, a space, and base64 of the username, a colon and the key, once.")
     })?;
-    let (site, scope) = app
-        .collector
-        .sites
-        .authenticate(&username, &key)
-        .ok_or_else(|| Problem::new(&AUTH_FAILED, "No site has this username and this key."))?;
-    Span::current().record("site", site.username.as_str());
-    app.rate_limits.check_key(&site.username, scope)?;
-    Ok((site, scope))
+    let sites = &app.collector.sites;
+    let authenticated = sites.authenticate(&username, &key);
+    authenticated.ok_or_else(|| Problem::new(&AUTH_FAILED, "No site has this username and this key."))
 }

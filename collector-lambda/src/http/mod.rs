@@ -7,7 +7,7 @@ pub mod body;
 pub mod client_ip;
 mod counts;
 mod docs;
-mod events;
+pub(crate) mod events;
 pub mod headers;
 mod health;
 mod limits;

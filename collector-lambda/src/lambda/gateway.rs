@@ -11,9 +11,12 @@
 //! it, so that a key with an `&` is never found; it cannot read an event with a non-ASCII header, so that each retry is
 //! answered 502; and it panics at a host or query that is not a valid part of a URL.
 
+use crate::http::auth::VerifiedKey;
 use crate::http::client_ip::ClientIp;
+use crate::sites::KeyScope;
 use axum::body::Body;
 use axum::extract::Request;
+use axum::http::header::CONTENT_ENCODING;
 use axum::http::uri::PathAndQuery;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use axum::response::Response;
@@ -25,6 +28,7 @@ use http_body_util::BodyExt;
 use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -60,6 +64,26 @@ impl http_body::Body for Damaged {
     }
 }
 
+/// An event: a request, or what something else sends, such as a schedule that keeps the function warm.
+#[derive(Deserialize)]
+#[serde(untagged)]
+pub(crate) enum Event {
+    Request(Box<GatewayRequest>),
+    Other(Other),
+}
+
+/// What is left of an event that is no request.
+#[derive(Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Other(Value);
+
+impl Other {
+    /// Whether it comes from a front door all the same. Then somebody waits for an answer that this is not.
+    pub(crate) fn is_from_front_door(&self) -> bool {
+        self.0.get("requestContext").is_some_and(|context| !context.is_null())
+    }
+}
+
 /// The parts of a front door's event that make up a request, for every kind of front door.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -68,13 +92,12 @@ pub(crate) struct GatewayRequest {
     http_method: Option<String>,
     path: Option<String>,
     raw_query_string: Option<String>,
-    query_string_parameters: Option<BTreeMap<String, String>>,
-    multi_value_query_string_parameters: Option<BTreeMap<String, Vec<String>>>,
-    headers: Option<BTreeMap<String, String>>,
-    multi_value_headers: Option<BTreeMap<String, Vec<String>>>,
+    query_string_parameters: Option<BTreeMap<String, Option<String>>>,
+    multi_value_query_string_parameters: Option<BTreeMap<String, Option<Vec<String>>>>,
+    headers: Option<BTreeMap<String, Option<String>>>,
+    multi_value_headers: Option<BTreeMap<String, Option<Vec<String>>>>,
     body: Option<String>,
-    #[serde(default)]
-    is_base64_encoded: bool,
+    is_base64_encoded: Option<bool>,
 }
 
 #[derive(Deserialize)]
@@ -87,6 +110,8 @@ struct RequestContext {
     identity: Option<Source>,
     /// Only in a load balancer's events.
     elb: Option<IgnoredAny>,
+    /// Only behind an authorizer, whose kind decides what is in it.
+    authorizer: Option<Value>,
 }
 
 #[derive(Deserialize)]
@@ -120,10 +145,20 @@ impl GatewayRequest {
         ResponseFormat { all_values, described }
     }
 
+    /// Whose key the Lambda authorizer of an HTTP API has found in the request. A client cannot write it: its own words
+    /// are in the headers and the body. Payload 2.0 only, because elsewhere the same member has another meaning.
+    pub(crate) fn verified_key(&self) -> Option<VerifiedKey> {
+        self.request_context.http.as_ref()?;
+        let context = self.request_context.authorizer.as_ref()?.get("lambda")?;
+        let scope = context.get("scope")?.as_str()?;
+        let scope = [KeyScope::Secret, KeyScope::Write].into_iter().find(|known| known.as_str() == scope)?;
+        Some(VerifiedKey { username: context.get("username")?.as_str()?.into(), scope })
+    }
+
     /// The request, with the client's address in its extensions; `None` if no front door could have sent it.
     pub(crate) fn into_request(self) -> Option<Request> {
-        let RequestContext { stage, http, identity, elb } = self.request_context;
-        let headers = headers(all(self.multi_value_headers, self.headers));
+        let RequestContext { stage, http, identity, elb, .. } = self.request_context;
+        let mut headers = headers(all(self.multi_value_headers, self.headers));
         let parameters = all(self.multi_value_query_string_parameters, self.query_string_parameters);
         let (method, path, query, address) = match http {
             Some(Http { method, path, source }) => {
@@ -143,14 +178,20 @@ impl GatewayRequest {
             }
         };
         let body = match self.body.unwrap_or_default() {
-            body if self.is_base64_encoded => Body::from(STANDARD.decode(body).ok()?),
+            body if self.is_base64_encoded == Some(true) => Body::from(STANDARD.decode(body).ok()?),
             body if body.starts_with(DAMAGED_GZIP) => {
                 tracing::error!(
                     "the front door has damaged a gzip body; clients behind it must not compress their requests"
                 );
                 Body::new(Damaged)
             }
-            body => Body::from(body),
+            body => {
+                // A gzip is no text. A REST API has inflated this one and left its header.
+                if is_gzip(&headers) {
+                    headers.remove(CONTENT_ENCODING);
+                }
+                Body::from(body)
+            }
         };
         let mut request = Request::new(body);
         *request.method_mut() = Method::from_bytes(method.as_bytes()).ok()?;
@@ -163,15 +204,25 @@ impl GatewayRequest {
     }
 }
 
+fn is_gzip(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
+    let gzip = |encoding: &[u8]| encoding.eq_ignore_ascii_case(b"gzip") || encoding.eq_ignore_ascii_case(b"x-gzip");
+    encodings.next().is_some_and(gzip) && encodings.next().is_none()
+}
+
 /// All values if the front door sends them, or else one value each.
-fn all(many: Option<BTreeMap<String, Vec<String>>>, one: Option<BTreeMap<String, String>>) -> Vec<(String, String)> {
+fn all(
+    many: Option<BTreeMap<String, Option<Vec<String>>>>,
+    one: Option<BTreeMap<String, Option<String>>>,
+) -> Vec<(String, String)> {
     match many {
         Some(many) => {
-            let each =
-                |(name, values): (String, Vec<String>)| values.into_iter().map(move |value| (name.clone(), value));
+            let each = |(name, values): (String, Option<Vec<String>>)| {
+                values.into_iter().flatten().map(move |value| (name.clone(), value))
+            };
             many.into_iter().flat_map(each).collect()
         }
-        None => one.unwrap_or_default().into_iter().collect(),
+        None => one.into_iter().flatten().filter_map(|(name, value)| Some((name, value?))).collect(),
     }
 }
 

@@ -166,6 +166,11 @@ impl Sites {
         Some((Arc::clone(&entry?.site), found?))
     }
 
+    /// The site of this name.
+    pub fn site(&self, username: &str) -> Option<Arc<Site>> {
+        self.list().sites.get(username).map(|entry| Arc::clone(&entry.site))
+    }
+
     /// Whether any site has this origin. A preflight carries no credentials, so it cannot be asked for one site.
     pub fn knows_origin(&self, origin: &str) -> bool {
         self.list().origins.contains(origin)

@@ -2,7 +2,7 @@
 //!
 //! A list is used as it is while it is young. Past three quarters of its lifetime a request starts a refresh and does
 //! not wait for it. Past its lifetime a request waits for the refresh, but never longer than [`PATIENCE`]: a slow or
-//! throttled Secrets Manager costs that much every [`RETRY_AFTER`], and the last list stays in use.
+//! throttled Secrets Manager costs one request that much every [`RETRY_AFTER`], and the last list stays in use.
 
 use crate::sites::Sites;
 use crate::{Error, chain};
@@ -45,7 +45,9 @@ pub struct SitesSecret<S> {
 impl<S: SecretSource> SitesSecret<S> {
     /// Keeps `sites` as the secret has them, each list for `lifetime`. Nothing is read yet.
     pub fn new(source: S, sites: Sites, lifetime: Duration) -> Arc<Self> {
-        let schedule = Mutex::new(Schedule { lifetime: millis(lifetime), loaded: None, not_before: 0, version: None });
+        let pause = RETRY_AFTER.min(lifetime);
+        let (lifetime, pause) = (millis(lifetime), millis(pause));
+        let schedule = Mutex::new(Schedule { lifetime, pause, loaded: None, not_before: 0, version: None });
         Arc::new(Self { source, sites, schedule })
     }
 
@@ -61,7 +63,7 @@ impl<S: SecretSource> SitesSecret<S> {
 
     /// Reads the list now, however young the last one is.
     pub async fn load(&self) -> Result<(), Error> {
-        self.schedule().not_before = crate::time::now().saturating_add(millis(RETRY_AFTER));
+        self.schedule().start(crate::time::now());
         let value = tokio::time::timeout(LIMIT, self.source.read()).await.unwrap_or_else(|_| {
             Err(Error::unavailable(
                 format!("Secrets Manager has not answered within {} s", LIMIT.as_secs()),
@@ -102,10 +104,8 @@ impl<S: SecretSource> SitesSecret<S> {
         let refresh = tokio::spawn(async move {
             let loaded = secret.load().await;
             if let Err(error) = &loaded {
-                tracing::warn!(
-                    cause = chain(error),
-                    "the list of sites could not be read again; the last one stays in use"
-                );
+                let cause = chain(error);
+                tracing::error!(cause, "the list of sites cannot be used; the previous sites stay in use");
             }
             loaded.is_ok()
         });
@@ -122,6 +122,7 @@ impl<S: SecretSource> SitesSecret<S> {
 #[derive(Debug)]
 struct Schedule {
     lifetime: u64,
+    pause: u64,
     loaded: Option<u64>,
     not_before: u64,
     version: Option<String>,
@@ -154,11 +155,15 @@ impl Schedule {
     /// Moves the time of the next attempt first, so that only one request starts each.
     fn take(&mut self, now: u64, due: Due) -> Due {
         // A clock that was set back must not put it off for longer than it would have been.
-        if now < self.not_before && self.not_before - now <= millis(RETRY_AFTER) {
+        if now < self.not_before && self.not_before - now <= self.pause {
             return Due::No;
         }
-        self.not_before = now.saturating_add(millis(RETRY_AFTER));
+        self.start(now);
         due
+    }
+
+    fn start(&mut self, now: u64) {
+        self.not_before = now.saturating_add(self.pause);
     }
 }
 
@@ -213,7 +218,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     fn schedule() -> Schedule {
-        Schedule { lifetime: 20_000, loaded: None, not_before: 0, version: None }
+        Schedule { lifetime: 20_000, pause: 5_000, loaded: None, not_before: 0, version: None }
     }
 
     #[test]
@@ -273,8 +278,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_secrets_manager_costs_a_request_a_second_and_the_last_list_stays() {
-        let secret = secret(&[SITE, ""], Duration::ZERO);
+        let secret = secret(&[SITE, ""], LIFETIME);
         secret.load().await.unwrap();
+        // Long ago.
+        secret.schedule().loaded = Some(0);
         secret.schedule().not_before = 0;
         let started = tokio::time::Instant::now();
         secret.refresh().await;

@@ -21,12 +21,14 @@ use tokio::sync::{mpsc, oneshot, watch};
 const PATIENCE: Duration = Duration::from_secs(60);
 pub const ORIGIN: &str = "https://shop.example";
 
+/// An id, an event, and when it must be answered, in milliseconds since the Unix epoch.
+type Invocation = (String, Value, u64);
 type Answers = Arc<Mutex<HashMap<String, oneshot::Sender<Value>>>>;
 
 /// The function and its Runtime API.
 pub struct Function {
     process: Child,
-    events: mpsc::UnboundedSender<(String, Value)>,
+    events: mpsc::UnboundedSender<Invocation>,
     answers: Answers,
     asked: watch::Receiver<u64>,
     log: PathBuf,
@@ -34,20 +36,20 @@ pub struct Function {
 
 #[derive(Clone)]
 struct Runtime {
-    events: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<(String, Value)>>>,
+    events: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Invocation>>>,
     answers: Answers,
     asked: watch::Sender<u64>,
 }
 
 async fn next(State(runtime): State<Runtime>) -> impl IntoResponse {
     runtime.asked.send_modify(|asked| *asked += 1);
-    let Some((id, event)) = runtime.events.lock().await.recv().await else {
+    let Some((id, event, deadline)) = runtime.events.lock().await.recv().await else {
         // Nobody will ask it anything any more.
         return std::future::pending().await;
     };
     let headers = [
         ("lambda-runtime-aws-request-id", id),
-        ("lambda-runtime-deadline-ms", "4102444800000".into()),
+        ("lambda-runtime-deadline-ms", deadline.to_string()),
         ("lambda-runtime-invoked-function-arn", "arn:aws:lambda:eu-central-1:123456789012:function:collector".into()),
         ("lambda-runtime-trace-id", "Root=1-691f2c1a-3f0a6b1c2d4e5f6071829304;Parent=0;Sampled=0".into()),
     ];
@@ -115,10 +117,15 @@ impl Function {
     }
 
     pub async fn invoke(&self, event: Value) -> Value {
+        self.invoke_by(event, 4_102_444_800_000).await
+    }
+
+    /// The same with a deadline, in milliseconds since the Unix epoch.
+    pub async fn invoke_by(&self, event: Value, deadline: u64) -> Value {
         let (answer, answered) = oneshot::channel();
         let id = format!("{:032x}", rand::random::<u128>());
         self.answers.lock().unwrap().insert(id.clone(), answer);
-        self.events.send((id, event)).unwrap();
+        self.events.send((id, event, deadline)).unwrap();
         tokio::time::timeout(PATIENCE, answered).await.expect("the function answers").unwrap()
     }
 

@@ -16,6 +16,8 @@ use aws_sdk_firehose::error::{BuildError, ProvideErrorMetadata};
 use aws_sdk_firehose::operation::put_record_batch::PutRecordBatchError;
 use aws_sdk_firehose::primitives::Blob;
 use aws_sdk_firehose::types::{DeliveryStreamStatus, Record};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Records in one call.
@@ -29,11 +31,16 @@ const PACKED_BYTES: usize = 12 * BILLED_BYTES;
 /// When a client is to come again whose records were all refused one by one, which is how Firehose throttles.
 const THROTTLED: Duration = Duration::from_secs(5);
 
+/// How long the stream counts as ready after it has worked.
+const READY_FOR: Duration = Duration::from_secs(30);
+
 /// A Firehose delivery stream.
 #[derive(Clone, Debug)]
 pub struct Firehose {
     client: Client,
     name: String,
+    /// When it took records or was found to be active, in milliseconds since the Unix epoch.
+    worked_at: Arc<AtomicU64>,
 }
 
 impl Firehose {
@@ -42,7 +49,7 @@ impl Firehose {
         let (retries, timeouts) = aws::limits();
         let config =
             aws_sdk_firehose::config::Builder::from(config).retry_config(retries).timeout_config(timeouts).build();
-        Self { client: Client::from_conf(config), name: name.into() }
+        Self { client: Client::from_conf(config), name: name.into(), worked_at: Arc::default() }
     }
 
     /// Stores the lines of a batch, each at least once. Returns the indexes of events that may not be
@@ -104,26 +111,42 @@ impl Firehose {
             entries.get(at).is_some_and(|entry| entry.error_code().is_none() && entry.record_id().is_some())
         };
         let failed: Vec<_> = (0..).zip(records).filter(|&(at, _)| !is_stored(at)).map(|(_, record)| *record).collect();
-        if !failed.is_empty() {
+        if failed.is_empty() {
+            self.note_success();
+        } else {
             let code = entries.iter().find_map(|entry| entry.error_code()).unwrap_or_default();
             tracing::warn!(code, failed = failed.len(), records = records.len(), "the lake did not take all records");
         }
         Ok(failed)
     }
 
-    /// Whether the stream takes records, as far as it says.
+    /// Whether the stream takes records, as far as it says. All collectors together may ask AWS five times a second, so
+    /// none asks while it knows, and not to be answered for that reason says nothing of the stream.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
+        if crate::time::now().abs_diff(self.worked_at.load(Ordering::Relaxed)) < READY_FOR.as_millis() as u64 {
+            return Ok(());
+        }
         let call = self.client.describe_delivery_stream().delivery_stream_name(&self.name).send();
-        let answer = call.await.map_err(|error| aws::unavailable("The lake", &self.sink(), error))?;
+        let answer = match call.await {
+            Err(error) if is_throttled(&error) => return Ok(()),
+            answer => answer.map_err(|error| aws::unavailable("The lake", &self.sink(), error))?,
+        };
         let status = answer.delivery_stream_description.map(|stream| stream.delivery_stream_status);
         match status {
-            Some(DeliveryStreamStatus::Active) => Ok(()),
+            Some(DeliveryStreamStatus::Active) => {
+                self.note_success();
+                Ok(())
+            }
             other => {
                 let status = other.as_ref().map_or("unknown", DeliveryStreamStatus::as_str);
                 let cause = Error::config(format!("{} is {status}", self.sink()));
                 Err(Error::unavailable("The lake cannot be used now", Duration::from_secs(2)).with_source(cause))
             }
         }
+    }
+
+    fn note_success(&self) {
+        self.worked_at.store(crate::time::now(), Ordering::Relaxed);
     }
 
     fn unavailable(&self, error: CallError<PutRecordBatchError>) -> Error {
@@ -133,6 +156,10 @@ impl Firehose {
     fn sink(&self) -> String {
         format!("the delivery stream {}", self.name)
     }
+}
+
+fn is_throttled<E: ProvideErrorMetadata>(error: &CallError<E>) -> bool {
+    error.code().is_some_and(|code| code.contains("Throttl") || code.contains("LimitExceeded"))
 }
 
 fn record(events: &[&Accepted]) -> Result<Record, BuildError> {
