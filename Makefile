@@ -4,7 +4,8 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint test-rust test-package test-wasm test-npm test-python test-demo test-browsers audit fuzz bench \
-	bench-peers bench-browser bench-collector lambda test-lambda bench-lambda clean
+	bench-peers bench-browser bench-collector lambda test-lambda bench-lambda \
+	deploy destroy outputs logs invoke update site replay local-aws clean
 
 export PATH := $(CURDIR)/.tools/bin:$(PATH)
 export PORT ?= 8787
@@ -24,7 +25,9 @@ help:
 	@echo "make demo   a page whose clicks you can watch arrive (PORT=8787, DATA_DIR=.tallymark)"
 	@echo "make test   everything that proves it"
 	@echo "make test-browsers  the tracker in Firefox and WebKit too; writes npm/BROWSERS.md"
-	@echo "make lambda  the Lambda's packages for x86-64 and arm64; make test-lambda: runs both; make bench-lambda: its start"
+	@echo "make lambda  the functions' packages for x86-64 and arm64; make test-lambda: runs both; make bench-lambda: its start"
+	@echo "make deploy STAGE=dev  the whole stack on AWS; collector-lambda/deploy/README.md has the other commands"
+	@echo "make local-aws  the whole stack in an emulator, with the demo page in front of it"
 	@echo "make audit  licences, sources and known defects of what it depends on"
 	@echo "make fuzz   what strangers send, mutated FUZZ_RUNS times a target (1000000)"
 	@echo "make bench  the Rust client's speed; make bench-peers: beside other clients"
@@ -145,22 +148,66 @@ bench-collector:
 			$$part --table "$(CURDIR)/collector-lambda/PERFORMANCE.md"; \
 	done
 
-# The Lambda's packages, as they are deployed. See collector-lambda/LAMBDA.md.
+# The packages of all functions, as they are deployed. See collector-lambda/LAMBDA.md.
 lambda:
 	@collector-lambda/deploy/package
 
-# The Lambda's tests again, with the programs in its packages; that for arm64 in an emulator.
+# The collector function's tests again, with the programs in its packages; that for arm64 in an emulator.
 test-lambda: lambda
 	@.ci/tools python emulator
-	BOOTSTRAP=$(CURDIR)/target/lambda/x86_64/bootstrap cargo test --package tallymark-collector --all-features --test lambda
-	BOOTSTRAP="qemu-aarch64-static -L /usr/aarch64-linux-gnu $(CURDIR)/target/lambda/arm64/bootstrap" \
+	BOOTSTRAP=$(CURDIR)/target/lambda/x86_64/collector/bootstrap \
+		cargo test --package tallymark-collector --all-features --test lambda
+	BOOTSTRAP="qemu-aarch64-static -L /usr/aarch64-linux-gnu $(CURDIR)/target/lambda/arm64/collector/bootstrap" \
 		cargo test --package tallymark-collector --all-features --test lambda
 
 # What is measured is the program in the package; what measures it need not be optimised.
 bench-lambda: lambda
 	@.ci/tools python
-	BOOTSTRAP=$(CURDIR)/target/lambda/x86_64/bootstrap \
+	BOOTSTRAP=$(CURDIR)/target/lambda/x86_64/collector/bootstrap \
 		cargo bench --profile dev --package tallymark-collector --all-features --bench lambda
+
+# The stack on AWS. See collector-lambda/deploy/README.md.
+STACK := .tools/venv/bin/python collector-lambda/deploy/stack
+STAGE ?=
+ARCHITECTURE ?= arm64
+deploy: lambda
+	@.ci/tools python
+	@$(STACK) deploy --stage "$(STAGE)" --architecture "$(ARCHITECTURE)" $(PARAMETERS)
+
+destroy:
+	@.ci/tools python
+	@$(STACK) destroy --stage "$(STAGE)" $(if $(DELETE_DATA),--delete-data "$(DELETE_DATA)")
+
+outputs:
+	@.ci/tools python
+	@$(STACK) outputs --stage "$(STAGE)"
+
+logs:
+	@.ci/tools python
+	@$(STACK) logs --stage "$(STAGE)" --function "$(FUNCTION)" $(if $(FOLLOW),--follow)
+
+invoke:
+	@.ci/tools python
+	@$(STACK) invoke --stage "$(STAGE)" --function "$(FUNCTION)" --payload '$(PAYLOAD)'
+
+update: lambda
+	@.ci/tools python
+	@$(STACK) update --stage "$(STAGE)" --function "$(FUNCTION)"
+
+site:
+	@.ci/tools python
+	@cargo build --quiet --release --package tallymark-collector --no-default-features --features server
+	@$(STACK) site --stage "$(STAGE)" $(or $(ARGS),add "$(NAME)" --origin "$(ORIGIN)")
+
+replay:
+	@.ci/tools python
+	@$(STACK) replay --stage "$(STAGE)"
+
+# The same in an emulator, with the demo page in front of it: no account, and nothing stays.
+local-aws: npm/dist/tallymark.js
+	@.ci/tools python
+	$(PROGRAMS)
+	@.tools/venv/bin/python collector-lambda/deploy/local.py
 
 clean:
 	cargo clean

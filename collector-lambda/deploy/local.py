@@ -4,14 +4,21 @@ The emulator is laxer than AWS in many ways and stricter in two; README.md lists
 """
 
 import contextlib
+import functools
+import http.server
 import importlib.machinery
 import importlib.util
+import io
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
+import zipfile
 from pathlib import Path
 
 import boto3
@@ -19,6 +26,7 @@ from cfnlint.decode import cfn_yaml
 
 HERE = Path(__file__).resolve().parent
 REGION = "eu-central-1"
+PROGRAMS = {"collector": "tallymark-lambda", "authorizer": "tallymark-authorizer", "transform": "tallymark-transform"}
 
 
 def stack_module():
@@ -118,3 +126,71 @@ def api_id(values):
 def template():
     """The template, with the functions of CloudFormation in their long form."""
     return cfn_yaml.load(str(HERE / "template.yaml"))
+
+
+def packages(binaries, folder):
+    """Each function as a package, from the unoptimised programs of this build."""
+    folder = Path(folder)
+    (folder / "x86_64").mkdir(parents=True, exist_ok=True)
+    for function, program in PROGRAMS.items():
+        stripped = folder / program
+        subprocess.run(["strip", "-o", stripped, Path(binaries) / program], check=True)
+        entry = zipfile.ZipInfo("bootstrap")
+        entry.external_attr, entry.create_system, entry.compress_type = 0o755 << 16, 3, zipfile.ZIP_DEFLATED
+        with zipfile.ZipFile(folder / "x86_64" / f"{function}.zip", "w") as archive:
+            archive.writestr(entry, stripped.read_bytes(), compresslevel=1)
+    return folder
+
+
+def page(folder, url, key):
+    """A page in `folder` whose buttons are tracked by the stage at `url`."""
+    dist = HERE.parents[1] / "npm/dist"
+    for name in ("tallymark.js", "tallymark.wasm", "fallback.js"):
+        shutil.copyfile(dist / name, Path(folder) / name)
+    (Path(folder) / "index.html").write_text(f"""<!doctype html>
+<meta charset="utf-8"><title>Tallymark on local AWS</title>
+<script src="tallymark.js" data-endpoint="{url}" data-username="demo" data-key="{key}" defer></script>
+<h1>Tallymark on local AWS</h1>
+<p>This page view and each press travel through the API, the authorizer, the collector, Firehose and the transform.</p>
+<button data-tallymark-click="tea">Tea</button> <button data-tallymark-click="coffee">Coffee</button>
+<p><a href="{url}/docs">What the collector answers</a></p>
+""")
+
+
+def main():
+    """Runs the stack in the emulator with a page in front of it, until it is interrupted."""
+    port = int(os.environ.get("PORT", "8787"))
+    collector = HERE.parents[1] / "target/debug/tallymark-collector"
+    with tempfile.TemporaryDirectory() as folder, emulator(folder, int(os.environ.get("GATEWAY_PORT", "0"))) as endpoint:
+        values = deploy("local", packages(collector.parent, folder))
+        stack = stack_module()
+        origins = [word for host in ("localhost", "127.0.0.1") for word in ("--origin", f"http://{host}:{port}")]
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            stack.site("local", ["add", "demo", *origins], collector)
+        keys = dict(line.split(": ", 1) for line in printed.getvalue().splitlines() if ": " in line)
+        served = Path(folder) / "page"
+        served.mkdir()
+        page(served, values["TrackUrl"], keys["write_key"])
+        handler = functools.partial(QuietHandler, directory=served)
+        with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+            print(f"""
+page         http://localhost:{port}/
+track URL    {values["TrackUrl"]}
+site         demo
+secret key   {keys["secret_key"]}
+lake         AWS_ENDPOINT_URL={endpoint} aws s3 ls --recursive s3://{values["LakeBucket"]}/
+Press Ctrl-C to stop.
+""", flush=True)
+            with contextlib.suppress(KeyboardInterrupt):
+                server.serve_forever()
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    main()
