@@ -22,17 +22,17 @@ TRACKER := $(CORE) $(wildcard tracker-wasm/src/*.rs tracker-wasm/Cargo.toml) Car
 	$(wildcard npm/src/*.ts npm/build.mjs npm/package-lock.json npm/tsconfig.json)
 
 help:
-	@echo "make demo   a page whose clicks you can watch arrive (PORT=8787, DATA_DIR=.tallymark)"
-	@echo "make test   everything that proves it"
-	@echo "make test-browsers  the tracker in Firefox and WebKit too; writes npm/BROWSERS.md"
-	@echo "make lambda  the functions' packages for x86-64 and arm64; make test-lambda: runs both; make bench-lambda: its start"
+	@echo "make demo   a collector and a demo page (PORT=8787, DATA_DIR=.tallymark)"
+	@echo "make test   lint and every test"
+	@echo "make test-browsers  the tracker in Chromium, Firefox and WebKit; writes npm/BROWSERS.md"
+	@echo "make lambda  the functions' packages for x86-64 and arm64; make test-lambda tests and make bench-lambda measures them"
 	@echo "make deploy STAGE=dev  the whole stack on AWS; collector-lambda/deploy/README.md has the other commands"
 	@echo "make local-aws  the whole stack in an emulator, with the demo page in front of it"
-	@echo "make audit  licences, sources and known defects of what it depends on"
-	@echo "make fuzz   what strangers send, mutated FUZZ_RUNS times a target (1000000)"
-	@echo "make bench  the Rust client's speed; make bench-peers: beside other clients"
+	@echo "make audit  licences, sources and known defects of the dependencies"
+	@echo "make fuzz   the fuzz targets, FUZZ_RUNS times each (1000000)"
+	@echo "make bench  the Rust client's speed; make bench-peers compares it with other clients"
 	@echo "make bench-collector  the collector under load, then for ten minutes; writes collector-lambda/PERFORMANCE.md"
-	@echo "make bench-browser  the tracker's size and speed beside other trackers"
+	@echo "make bench-browser  the tracker's size and speed, compared with other trackers"
 
 demo:
 	@.ci/tools wasm npm
