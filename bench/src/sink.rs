@@ -1,4 +1,5 @@
-//! One collector for the wire formats of all clients: it finds the numbers that the benchmark puts into events, and accepts them.
+//! One collector for the wire formats of all clients: it finds the numbers that the benchmark puts into events, and
+//! accepts them.
 
 use std::collections::HashSet;
 use std::io::{BufRead, BufReader, Read, Write};

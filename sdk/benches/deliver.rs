@@ -1,8 +1,8 @@
-//! Events per second from the first `track()` to the last receipt, with one client, one thread that tracks, and a collector on
-//! loopback that costs almost nothing.
+//! Events per second from the first `track()` to the last receipt, with one client, one thread that tracks, and a
+//! collector on loopback that costs almost nothing.
 //!
-//! Compares with `bare`: the same HTTP client and runtime posting prepared bodies of the same size, as many at the same time,
-//! which is the upper limit.
+//! Compares with `bare`: the same HTTP client and runtime posting prepared bodies of the same size, as many at the same
+//! time, which is the upper limit.
 
 #[expect(dead_code, reason = "not every bench stalls it")]
 mod support;

@@ -1,9 +1,11 @@
-//! The cost of `track()` for its caller: in memory, with a spool (one `write` per event) and with `Durability::Power` (one sync).
+//! The cost of `track()` for its caller: in memory, with a spool (one `write` per event) and with `Durability::Power`
+//! (one sync).
 //!
-//! Criterion measures the mean per event for 1 and 4 threads while the collector answers, and the same by hand: the event's
-//! JSON alone, with one `write`, and with one sync. Then follow the median and the 99th percentile of single calls, alternately
-//! with a collector that answers and one that has stalled. During a stall the queue grows, so in memory the 99th percentile
-//! shows what the operating system needs for new pages. Compare within one run; `TALLYMARK_BENCH_DIR` chooses the disk.
+//! Criterion measures the mean per event for 1 and 4 threads while the collector answers, and the same by hand: the
+//! event's JSON alone, with one `write`, and with one sync. Then follow the median and the 99th percentile of single
+//! calls, alternately with a collector that answers and one that has stalled. During a stall the queue grows, so in
+//! memory the 99th percentile shows what the operating system needs for new pages. Compare within one run;
+//! `TALLYMARK_BENCH_DIR` chooses the disk.
 
 mod support;
 

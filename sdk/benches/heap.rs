@@ -1,7 +1,7 @@
 //! Heap bytes per queued event while the collector has stalled: in memory and with a spool.
 //!
-//! Compares with the event's JSON, which is the least that memory can hold. The figure is the difference between two sizes of
-//! the queue, so that the client's fixed costs do not count. Needs no quiet machine.
+//! Compares with the event's JSON, which is the least that memory can hold. The figure is the difference between two
+//! sizes of the queue, so that the client's fixed costs do not count. Needs no quiet machine.
 
 mod support;
 

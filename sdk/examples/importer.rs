@@ -1,9 +1,9 @@
 //! Imports events from a file and waits for the outcome of each.
 //!
-//! Each line of the file is one event: `milliseconds since 1970,order number,cents`. The importer notes confirmed orders in a
-//! second file, so an interrupted run can be repeated and imports only the rest. The collector may count events twice that were
-//! in flight at the interruption, because they come in new batches. In the lake they can be deduplicated by their id, which is
-//! derived from the order and is the same in every run.
+//! Each line of the file is one event: `milliseconds since 1970,order number,cents`. The importer notes confirmed
+//! orders in a second file, so an interrupted run can be repeated and imports only the rest. The collector may count
+//! events twice that were in flight at the interruption, because they come in new batches. In the lake they can be
+//! deduplicated by their id, which is derived from the order and is the same in every run.
 //!
 //! ```sh
 //! TALLYMARK_ENDPOINT=http://127.0.0.1:8787 TALLYMARK_USERNAME=shop TALLYMARK_KEY=tms_… \

@@ -15,14 +15,14 @@
 //! # }
 //! ```
 //!
-//! An [`Event`] is a [`PageView`], a [`ButtonClick`], or a [`Custom`] event with properties, which may come from
-//! [any type that implements `Serialize`](Properties::new). [`track`](Client::track) validates it against the [`limits`],
-//! queues it and returns its id. It never waits for the network, so it can be called from async and sync code and from many
-//! threads.
+//! An [`Event`] is a [`PageView`], a [`ButtonClick`], or a [`Custom`] event with properties, which may come from [any
+//! type that implements `Serialize`](Properties::new). [`track`](Client::track) validates it against the [`limits`],
+//! queues it and returns its id. It never waits for the network, so it can be called from async and sync code and from
+//! many threads.
 //!
-//! The client sends batches in a thread of its own: when a batch is full (100 events), 5 seconds after its first event, or on
-//! a [`flush`](Client::flush). Build one client and clone it; clones share the queue. Programs without async use a
-//! [`blocking::Client`] from [`build_blocking`](Builder::build_blocking).
+//! The client sends batches in a thread of its own: when a batch is full (100 events), 5 seconds after its first event,
+//! or on a [`flush`](Client::flush). Build one client and clone it; clones share the queue. Programs without async use
+//! a [`blocking::Client`] from [`build_blocking`](Builder::build_blocking).
 //!
 //! # Events that outlive the process
 //!
@@ -40,13 +40,13 @@
 //! # }
 //! ```
 //!
-//! Tracked events then survive `kill -9`, and the next client that uses the directory delivers them. Several processes may
-//! share a directory. [`Durability`] says what else the events survive.
+//! Tracked events then survive `kill -9`, and the next client that uses the directory delivers them. Several processes
+//! may share a directory. [`Durability`] says what else the events survive.
 //!
 //! # The outcome of an event
 //!
-//! [`stats`](Client::stats) accounts for every event, which is enough for most services. An importer needs the outcome of
-//! each event:
+//! [`stats`](Client::stats) accounts for every event, which is enough for most services. An importer needs the outcome
+//! of each event:
 //!
 //! ```no_run
 //! # #[cfg(feature = "client")]
@@ -107,8 +107,8 @@
 //!
 //! # Errors in the background
 //!
-//! If the collector is down or the key is wrong, `track` still succeeds: the client keeps the events and retries. It reports
-//! such errors, and each loss with its [`Reason`], to hooks and to `tracing`. Neither ever contains a key:
+//! If the collector is down or the key is wrong, `track` still succeeds: the client keeps the events and retries. It
+//! reports such errors, and each loss with its [`Reason`], to hooks and to `tracing`. Neither ever contains a key:
 //!
 //! ```no_run
 //! # #[cfg(feature = "client")]
@@ -141,14 +141,14 @@
 //!
 //! # Delivery
 //!
-//! A sealed batch has an id and bytes that never change, and the collector counts each batch id once. So the client can send
-//! a batch as often as needed. [`Stats`] accounts for every event at all times:
-//! `made + adopted = delivered + rejected + dropped + queued`. See [`guarantees`] for all promises and the tests that prove
-//! them, and [`performance`] for the costs.
+//! A sealed batch has an id and bytes that never change, and the collector counts each batch id once. So the client can
+//! send a batch as often as needed. [`Stats`] accounts for every event at all times: `made + adopted = delivered +
+//! rejected + dropped + queued`. See [`guarantees`] for all promises and the tests that prove them, and [`performance`]
+//! for the costs.
 //!
-//! The client drives an [`Outbox`], which does no I/O: it stores batches in a [`Spool`] and leaves time, random numbers and
-//! the network to its driver. Inside the outbox a [`queue`] decides when to seal, send, retry, give up and drop. The browser
-//! tracker uses the same queue.
+//! The client drives an [`Outbox`], which does no I/O: it stores batches in a [`Spool`] and leaves time, random numbers
+//! and the network to its driver. Inside the outbox a [`queue`] decides when to seal, send, retry, give up and drop.
+//! The browser tracker uses the same queue.
 //!
 //! # Features
 //!
@@ -161,13 +161,14 @@
 //! | `tower` | | `TrackPageViews`, a layer for axum and other tower services |
 //! | `bundled-roots` | | Mozilla's root certificates, for `https` on machines without any, such as slim containers |
 //!
-//! Without features the crate is the core: events, wire types, outbox and queue. It depends on `serde`, `serde_json` and
-//! `uuid`, does no I/O, and compiles to `wasm32-unknown-unknown`, where the browser tracker uses it.
+//! Without features the crate is the core: events, wire types, outbox and queue. It depends on `serde`, `serde_json`
+//! and `uuid`, does no I/O, and compiles to `wasm32-unknown-unknown`, where the browser tracker uses it.
 //!
 //! # Supported Rust versions
 //!
-//! Rust 1.89 or newer. The crate uses file locks, which were stabilised in 1.89, and `uuid` needs the same version. Each
-//! change is built with Rust 1.95; for older versions, clippy checks that the standard library has what the crate uses.
+//! Rust 1.89 or newer. The crate uses file locks, which were stabilised in 1.89, and `uuid` needs the same version.
+//! Each change is built with Rust 1.95; for older versions, clippy checks that the standard library has what the crate
+//! uses.
 
 #[cfg(feature = "client")]
 mod client;

@@ -1,5 +1,5 @@
-//! The directory spool: against a model, with crashes in the middle of a write; with damaged files; and with several spools in
-//! one directory, as several processes have.
+//! The directory spool: against a model, with crashes in the middle of a write; with damaged files; and with several
+//! spools in one directory, as several processes have.
 #![cfg(feature = "spool")]
 
 use proptest::prelude::*;

@@ -700,8 +700,8 @@ fn large_bodies_are_compressed_and_sent_plain_if_that_is_not_accepted() {
         assert_eq!(collector.ledger.counted().len(), 3);
     }
 
-    // A gateway that passes compressed bodies on as text damages them, and the collector behind it answers 408. A network
-    // that is too slow for any body is answered the same, and is no reason to stop.
+    // A gateway that passes compressed bodies on as text damages them, and the collector behind it answers 408. A
+    // network that is too slow for any body is answered the same, and is no reason to stop.
     let seen: Arc<Mutex<Vec<bool>>> = Arc::default();
     let noted = Arc::clone(&seen);
     let collector = Collector::start(move |request| {

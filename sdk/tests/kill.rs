@@ -1,8 +1,8 @@
 //! `kill -9` at random moments: every event whose `track` has returned is counted once.
 //!
-//! Processes track as fast as they can from several threads, in one directory, and print each id after `track` has returned. The
-//! collector is up, slow, failing or down, so that processes end in every stage: append, seal, send, answer, divide and adopt. At
-//! the end, one client delivers what is left.
+//! Processes track as fast as they can from several threads, in one directory, and print each id after `track` has
+//! returned. The collector is up, slow, failing or down, so that processes end in every stage: append, seal, send,
+//! answer, divide and adopt. At the end, one client delivers what is left.
 #![cfg(all(unix, feature = "client", feature = "spool"))]
 
 #[path = "faults/collector.rs"]

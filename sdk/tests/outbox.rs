@@ -1,5 +1,5 @@
-//! The outbox against a model of the collector, with a virtual clock: answers of every kind, lost answers, clock jumps, and
-//! crashes between any two storage operations.
+//! The outbox against a model of the collector, with a virtual clock: answers of every kind, lost answers, clock jumps,
+//! and crashes between any two storage operations.
 
 use proptest::prelude::*;
 use std::cell::{Cell, RefCell};

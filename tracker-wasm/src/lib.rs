@@ -2,8 +2,8 @@
 //!
 //! The queue decides when to seal, send, retry, give up and drop. The script around it does the rest: it listens, keeps
 //! time, and writes, stores and sends events. Arguments and results are numbers only, so neither side needs glue code.
-//! Times are milliseconds: `tick` returns the time for the other functions. Batches have numbers above 0, which the script
-//! assigns.
+//! Times are milliseconds: `tick` returns the time for the other functions. Batches have numbers above 0, which the
+//! script assigns.
 //!
 //! One instance of the wasm is one queue.
 
@@ -19,8 +19,8 @@ use tallymark::Reason;
 use tallymark::queue::{Clock, Config, Next, Pause, Queue};
 use wasm_bindgen::prelude::wasm_bindgen;
 
-/// The default allocator is a fifth of the wasm. Only the queue's lists allocate memory, and they never shrink, so nothing
-/// needs to be freed.
+/// The default allocator is a fifth of the wasm. Only the queue's lists allocate memory, and they never shrink, so
+/// nothing needs to be freed.
 #[cfg(target_arch = "wasm32")]
 #[global_allocator]
 static ALLOCATOR: LockedAllocator<LeakingAllocator> = LockedAllocator::new(LeakingAllocator::new());
@@ -97,9 +97,9 @@ pub fn poll(now: f64) -> f64 {
 
 /// Reports the result of sending a batch.
 ///
-/// `status` is the HTTP status, or 0 if there was no answer that could be understood. `retry_after` is in milliseconds, or
-/// NaN if the answer has none. 200 is for a receipt only: the number of events accepted, rejected, and asked for again. The
-/// page holds the indexes of the latter.
+/// `status` is the HTTP status, or 0 if there was no answer that could be understood. `retry_after` is in milliseconds,
+/// or NaN if the answer has none. 200 is for a receipt only: the number of events accepted, rejected, and asked for
+/// again. The page holds the indexes of the latter.
 #[wasm_bindgen]
 pub fn answer(now: f64, batch: i32, status: u16, retry_after: f64, accepted: u32, rejected: u32, retry: u32) {
     with(|queue| match status {
@@ -114,8 +114,8 @@ pub fn resume() {
     with(Queue::resume);
 }
 
-/// A statistic by its number: 0 is the status (401 or 403) that has stopped all sending, or 0. Then events: 1 delivered, 2
-/// rejected, and from 3 on dropped, by reason.
+/// A statistic by its number: 0 is the status (401 or 403) that has stopped all sending, or 0. Then events: 1
+/// delivered, 2 rejected, and from 3 on dropped, by reason.
 #[wasm_bindgen]
 pub fn stat(place: usize) -> f64 {
     with(|queue| {

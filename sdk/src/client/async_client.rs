@@ -20,9 +20,9 @@ use tokio::sync::oneshot;
 /// Tracks events and delivers them in the background. Clones are cheap and share one queue.
 ///
 /// The client works in a thread of its own and needs no runtime. It belongs to the process that built it: after a fork,
-/// build one in each child. When the last clone is dropped, the client goes on sending for up to 5 seconds, if the process
-/// lives that long; events in a spool's directory are safe either way. Call [`shutdown`](Client::shutdown) to learn
-/// whether all events were delivered.
+/// build one in each child. When the last clone is dropped, the client goes on sending for up to 5 seconds, if the
+/// process lives that long; events in a spool's directory are safe either way. Call [`shutdown`](Client::shutdown) to
+/// learn whether all events were delivered.
 ///
 /// ```no_run
 /// use std::time::Duration;
@@ -104,12 +104,13 @@ impl Client {
     /// Queues an event and waits for its [`Outcome`].
     ///
     /// For importers. Events that wait at the same time are sent together. If the batch can no longer be read from the
-    /// spool, the outcome is [`Reason::Storage`](crate::Reason::Storage), unless the collector has answered for the event.
+    /// spool, the outcome is [`Reason::Storage`](crate::Reason::Storage), unless the collector has answered for the
+    /// event.
     ///
     /// # Errors
     ///
-    /// As [`track`](Client::track), or if the client is shut down before the collector answers. With a spool, the event may
-    /// still be delivered later.
+    /// As [`track`](Client::track), or if the client is shut down before the collector answers. With a spool, the event
+    /// may still be delivered later.
     pub async fn track_confirmed(&self, event: impl Into<Event>) -> Result<Outcome, Error> {
         let (sender, outcome) = oneshot::channel();
         self.track_then(event, move |outcome| _ = sender.send(outcome))?;
@@ -145,10 +146,11 @@ impl Client {
 
     /// Like [`flush`](Client::flush), and ends the client: from now on, every clone refuses events.
     ///
-    /// The next client that uses the spool's directory delivers what is left in it. In the remaining time, `shutdown` waits
-    /// until the [hooks](crate::Builder::on_loss) have been called for everything, unless a hook calls it.
+    /// The next client that uses the spool's directory delivers what is left in it. In the remaining time, `shutdown`
+    /// waits until the [hooks](crate::Builder::on_loss) have been called for everything, unless a hook calls it.
     ///
-    /// It returns early if the collector refuses the credentials, because waiting does not help then. The report says so.
+    /// It returns early if the collector refuses the credentials, because waiting does not help then. The report says
+    /// so.
     pub async fn shutdown(&self, timeout: Duration) -> Report {
         let start = Instant::now();
         self.close();

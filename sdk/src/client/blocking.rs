@@ -36,7 +36,8 @@ impl From<async_client::Client> for Client {
 }
 
 impl Client {
-    /// Queues an event and returns its id, like [`Client::track`](crate::Client::track). It does not wait for the network.
+    /// Queues an event and returns its id, like [`Client::track`](crate::Client::track). It does not wait for the
+    /// network.
     ///
     /// # Errors
     ///

@@ -39,8 +39,8 @@ pub struct Builder {
 }
 
 impl Client {
-    /// A builder of a client for the collector at `endpoint`, such as `https://collect.shop.example`, with the `username`
-    /// of a site and one of its keys: on a server, the secret key.
+    /// A builder of a client for the collector at `endpoint`, such as `https://collect.shop.example`, with the
+    /// `username` of a site and one of its keys: on a server, the secret key.
     pub fn builder(endpoint: impl Into<String>, username: impl Into<String>, key: impl Into<String>) -> Builder {
         Builder::new(endpoint.into(), username.into(), key.into())
     }
@@ -83,8 +83,8 @@ impl Builder {
     /// Stores events in files below `directory` until they are delivered, so that they outlive the process. Default: in
     /// memory.
     ///
-    /// Several processes may use one directory. Events that a process leaves there are delivered by the next one to start,
-    /// or within about a minute by one that runs.
+    /// Several processes may use one directory. Events that a process leaves there are delivered by the next one to
+    /// start, or within about a minute by one that runs.
     #[cfg(feature = "spool")]
     pub fn spool(mut self, directory: impl Into<PathBuf>) -> Self {
         self.spool = Some(directory.into());
@@ -128,8 +128,8 @@ impl Builder {
         self
     }
 
-    /// How long events may be queued. Older ones are dropped and counted. Default: 7 days. Keep it below the 30 days for
-    /// which the collector remembers batches: an event that is retried later may be counted twice.
+    /// How long events may be queued. Older ones are dropped and counted. Default: 7 days. Keep it below the 30 days
+    /// for which the collector remembers batches: an event that is retried later may be counted twice.
     pub fn queue_age(mut self, age: Duration) -> Self {
         self.config.queue_age = milliseconds(age);
         self
@@ -149,22 +149,22 @@ impl Builder {
 
     /// Sends with this HTTP client, for example one with a proxy or your own certificates.
     ///
-    /// Turn its redirects off: a redirect sends events to another server. The client ignores the answer of that server and
-    /// keeps the batch.
+    /// Turn its redirects off: a redirect sends events to another server. The client ignores the answer of that server
+    /// and keeps the batch.
     pub fn http_client(mut self, client: reqwest::Client) -> Self {
         self.sender.http = Some(client);
         self
     }
 
-    /// Sends this header with every request. If a header is set twice, the last value wins. The client's own headers, such
-    /// as the credentials, cannot be replaced.
+    /// Sends this header with every request. If a header is set twice, the last value wins. The client's own headers,
+    /// such as the credentials, cannot be replaced.
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.sender.headers.insert(name, value);
         self
     }
 
-    /// Compresses bodies longer than this many bytes. If the collector does not accept compressed bodies, the client sends
-    /// them uncompressed. Default: no compression.
+    /// Compresses bodies longer than this many bytes. If the collector does not accept compressed bodies, the client
+    /// sends them uncompressed. Default: no compression.
     #[cfg(feature = "gzip")]
     pub fn gzip_above(mut self, bytes: usize) -> Self {
         self.sender.gzip_above = Some(bytes);
@@ -173,9 +173,9 @@ impl Builder {
 
     /// Calls `hook` when events were dropped, with the reason and the number of events.
     ///
-    /// The hook runs in a thread of its own, so it may block and may call the client. A panic in it is caught. Events that
-    /// are dropped while it is busy are reported afterwards, in one call for each reason, so the numbers add up to those in
-    /// [`Stats`](crate::Stats). A [`shutdown`](Client::shutdown) waits for the hook in its remaining time.
+    /// The hook runs in a thread of its own, so it may block and may call the client. A panic in it is caught. Events
+    /// that are dropped while it is busy are reported afterwards, in one call for each reason, so the numbers add up to
+    /// those in [`Stats`](crate::Stats). A [`shutdown`](Client::shutdown) waits for the hook in its remaining time.
     pub fn on_loss(mut self, hook: impl Fn(Reason, u64) + Send + 'static) -> Self {
         self.on_loss = Some(Box::new(hook));
         self
@@ -183,8 +183,8 @@ impl Builder {
 
     /// Calls `hook` with errors in the background: a failed send, wrong credentials, a failed spool, a rejected event.
     ///
-    /// The hook runs in a thread of its own, so it may block and may call the client. A panic in it is caught. If more than
-    /// 256 errors occur while it is busy, the last call says how many were left out.
+    /// The hook runs in a thread of its own, so it may block and may call the client. A panic in it is caught. If more
+    /// than 256 errors occur while it is busy, the last call says how many were left out.
     pub fn on_error(mut self, hook: impl Fn(&Error) + Send + 'static) -> Self {
         self.on_error = Some(Box::new(hook));
         self
@@ -195,9 +195,11 @@ impl Builder {
     /// # Errors
     ///
     /// - The endpoint is not an `http` or `https` URL, or it has credentials, a query or a fragment.
-    /// - The endpoint is `https`, and there is neither the feature `rustls` nor an [`http_client`](Builder::http_client).
+    /// - The endpoint is `https`, and there is neither the feature `rustls` nor an
+    ///   [`http_client`](Builder::http_client).
     /// - The endpoint is `https`, and the system has no root certificates. The feature `bundled-roots` brings some.
-    /// - The username or the key is empty or has a control character, such as a line break, or the username has a colon.
+    /// - The username or the key is empty or has a control character, such as a line break, or the username has a
+    ///   colon.
     /// - `batch_events`, `batch_bytes` or `in_flight` is 0 or above its limit.
     /// - The spool's directory cannot be used.
     /// - The system provides no thread or no random numbers.

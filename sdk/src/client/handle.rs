@@ -22,8 +22,8 @@ impl Handle {
         Self { shared, commands, process: std::process::id() }
     }
 
-    /// Whether this is the process that built the client. A forked process has a copy without the worker, in which a lock
-    /// may be held forever, and whose files belong to the other process.
+    /// Whether this is the process that built the client. A forked process has a copy without the worker, in which a
+    /// lock may be held forever, and whose files belong to the other process.
     pub(super) fn is_here(&self) -> bool {
         self.process == std::process::id()
     }

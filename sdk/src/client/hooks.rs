@@ -1,5 +1,5 @@
-//! The service's own functions, called from a thread of their own. They may be slow, wait for the client or panic, and the
-//! worker goes on.
+//! The service's own functions, called from a thread of their own. They may be slow, wait for the client or panic, and
+//! the worker goes on.
 
 use crate::client::error::{Error, Kind};
 use crate::core::loss::{Losses, Reason};

@@ -16,18 +16,18 @@ use tower_service::Service;
 
 /// Tracks a [`PageView`] for every page that a service answers with.
 ///
-/// A page is an HTML answer to a `GET` with a 2xx status. The URL of the view consists of the scheme, the host and the path
-/// with its query as requested; the referrer and the user agent are those of the request. Usernames and passwords in these
-/// URLs are left out. A page that a browser prefetches is not a view. The service does not learn whether the user opens the
-/// page later.
+/// A page is an HTML answer to a `GET` with a 2xx status. The URL of the view consists of the scheme, the host and the
+/// path with its query as requested; the referrer and the user agent are those of the request. Usernames and passwords
+/// in these URLs are left out. A page that a browser prefetches is not a view. The service does not learn whether the
+/// user opens the page later.
 ///
-/// A query may contain a secret, such as the token of a mailed link: leave it out with [`url`](TrackPageViews::url). Inside
-/// axum's `nest`, the path lacks the prefix of the outer router: put the layer around the outer router, or set the
-/// [`url`](TrackPageViews::url).
+/// A query may contain a secret, such as the token of a mailed link: leave it out with [`url`](TrackPageViews::url).
+/// Inside axum's `nest`, the path lacks the prefix of the outer router: put the layer around the outer router, or set
+/// the [`url`](TrackPageViews::url).
 ///
 /// A request never fails because of its view: a view that exceeds a limit or does not fit into the queue is logged and
-/// dropped. A request does not wait for the network. It waits as long as [`Client::track`] takes, which includes a sync of
-/// the disk with [`Durability::Power`](crate::Durability::Power).
+/// dropped. A request does not wait for the network. It waits as long as [`Client::track`] takes, which includes a sync
+/// of the disk with [`Durability::Power`](crate::Durability::Power).
 ///
 /// ```
 /// # use http::{Request, Response, header};
@@ -97,20 +97,20 @@ impl TrackPageViews {
         Self { settings: Arc::new(settings) }
     }
 
-    /// The scheme that visitors use. Set it to `https` behind a proxy that terminates TLS. Default: the scheme of the request,
-    /// or else `http`.
+    /// The scheme that visitors use. Set it to `https` behind a proxy that terminates TLS. Default: the scheme of the
+    /// request, or else `http`.
     pub fn scheme(self, scheme: impl Into<String>) -> Self {
         self.set(|settings| settings.scheme = Some(scheme.into()))
     }
 
-    /// The host that visitors use, with a port if there is one. Default: the host of the request, which the sender of the
-    /// request can choose. A request without a host is not tracked.
+    /// The host that visitors use, with a port if there is one. Default: the host of the request, which the sender of
+    /// the request can choose. A request without a host is not tracked.
     pub fn host(self, host: impl Into<String>) -> Self {
         self.set(|settings| settings.host = Some(host.into()))
     }
 
-    /// Returns the whole URL of the view from the request, instead of scheme, host and path with query. A view without a
-    /// URL is not tracked.
+    /// Returns the whole URL of the view from the request, instead of scheme, host and path with query. A view without
+    /// a URL is not tracked.
     ///
     /// ```
     /// # use tallymark::{Client, TrackPageViews};
@@ -134,19 +134,20 @@ impl TrackPageViews {
         self.set(|settings| settings.url = Some(Arc::new(make)))
     }
 
-    /// Returns the session of a request, for example from a cookie or from an extension that another layer has set. Default:
-    /// none.
+    /// Returns the session of a request, for example from a cookie or from an extension that another layer has set.
+    /// Default: none.
     pub fn session_id(self, find: impl Fn(&request::Parts) -> Option<String> + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.session_id = Arc::new(find))
     }
 
-    /// Tracks only requests for which `wanted` returns `true`, for example to exclude health checks or visitors who opted
-    /// out. Default: all.
+    /// Tracks only requests for which `wanted` returns `true`, for example to exclude health checks or visitors who
+    /// opted out. Default: all.
     pub fn requests(self, wanted: impl Fn(&request::Parts) -> bool + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.requests = Arc::new(wanted))
     }
 
-    /// Counts successful responses for which `is_page` returns `true` as pages. Default: those with an HTML content type.
+    /// Counts successful responses for which `is_page` returns `true` as pages. Default: those with an HTML content
+    /// type.
     pub fn responses(self, is_page: impl Fn(&response::Parts) -> bool + Send + Sync + 'static) -> Self {
         self.set(|settings| settings.responses = Arc::new(is_page))
     }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A counter, hashed, whose start and key come from the operating system.
 ///
-/// It belongs to the client, because a thread's generator is gone while the thread ends, and is the same in processes that
-/// were forked from one. Threads share it without waiting for each other.
+/// It belongs to the client, because a thread's generator is gone while the thread ends, and is the same in processes
+/// that were forked from one. Threads share it without waiting for each other.
 // On a cache line of its own: every thread writes to it, and the state is next to it.
 #[repr(align(128))]
 pub(super) struct Generator {

@@ -121,8 +121,8 @@ impl Sender {
         #[cfg(feature = "gzip")]
         if let Some(body) = self.gzip.compress(&attempt.body) {
             let result = self.post(attempt, authorization, body, true).await;
-            // Some servers that do not support gzip answer 400. And gateways that pass compressed bodies on as text damage
-            // them, which a collector behind one answers with 408.
+            // Some servers that do not support gzip answer 400. And gateways that pass compressed bodies on as text
+            // damage them, which a collector behind one answers with 408.
             let SendResult::Status(refused @ (400 | 408 | 415), ..) = result else { return result };
             let plain = self.post(attempt, authorization, attempt.body.clone().into_bytes(), false).await;
             let compression_is_at_fault = match &plain {
@@ -132,7 +132,8 @@ impl Sender {
                 SendResult::Failed(_) => refused != 408,
             };
             if compression_is_at_fault {
-                tracing::warn!(endpoint = %self.url, status = refused, "compressed bodies are not accepted; sending plain ones");
+                let endpoint = self.url.as_str();
+                tracing::warn!(endpoint, status = refused, "compressed bodies are not accepted; sending plain ones");
                 self.gzip.disable();
             }
             return plain;

@@ -1,7 +1,7 @@
 //! Elapsed time, from a clock that people set and a clock that stops while the machine sleeps.
 
-/// The longest time, in milliseconds, that two readings of a wall clock can show to have passed. If they differ by more, the
-/// clock was set: machines that lose their time go back to the year of their firmware or to 1970.
+/// The longest time, in milliseconds, that two readings of a wall clock can show to have passed. If they differ by
+/// more, the clock was set: machines that lose their time go back to the year of their firmware or to 1970.
 const YEAR: u64 = 366 * 24 * 60 * 60 * 1000;
 
 /// A smaller difference between the two clocks is not worth a correction.
@@ -9,15 +9,15 @@ const TOLERANCE: u64 = 1_000;
 
 /// Measures the time that a queue goes by. All times are milliseconds.
 ///
-/// The age of a batch decides whether it is still sent, so it must be the time that has really passed. Neither clock of a
-/// machine shows that. A wall clock jumps when it is set. A monotonic clock never jumps, but on most systems it stops while
-/// the machine sleeps. So:
+/// The age of a batch decides whether it is still sent, so it must be the time that has really passed. Neither clock of
+/// a machine shows that. A wall clock jumps when it is set. A monotonic clock never jumps, but on most systems it stops
+/// while the machine sleeps. So:
 ///
 /// - Time passes as the monotonic clock shows it.
-/// - If the wall clock gets ahead of the monotonic clock by up to a year, the machine was asleep, and that time has passed
-///   too. If it goes back, or ahead by more, it was set, and no time has passed.
-/// - A batch of an earlier process is as old as the wall clock shows, from the time in its id. If that is in the future or
-///   more than a year ago, the clock was set in between, and the batch counts as new.
+/// - If the wall clock gets ahead of the monotonic clock by up to a year, the machine was asleep, and that time has
+///   passed too. If it goes back, or ahead by more, it was set, and no time has passed.
+/// - A batch of an earlier process is as old as the wall clock shows, from the time in its id. If that is in the future
+///   or more than a year ago, the clock was set in between, and the batch counts as new.
 ///
 /// ```
 /// use tallymark::queue::Clock;

@@ -6,8 +6,8 @@ use uuid::Uuid;
 
 /// A source of random bits. The core makes none of its own.
 ///
-/// Any `FnMut() -> u64` is one. The uniqueness of ids depends on it, so use a generator seeded by the operating system or
-/// the browser.
+/// Any `FnMut() -> u64` is one. The uniqueness of ids depends on it, so use a generator seeded by the operating system
+/// or the browser.
 pub trait Random {
     /// The next 64 random bits.
     fn random(&mut self) -> u64;

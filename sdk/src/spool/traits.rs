@@ -26,8 +26,8 @@ pub trait Spool {
     ///
     /// # Errors
     ///
-    /// If the segment could not be sealed. It is still stored and takes no more text, and [`read`](Spool::read) closes it
-    /// without a report of losses.
+    /// If the segment could not be sealed. It is still stored and takes no more text, and [`read`](Spool::read) closes
+    /// it without a report of losses.
     fn seal(&mut self, batch: BatchId, text: &str) -> Result<(), Self::Error>;
 
     /// Returns the whole text of the segment: the body to send.
@@ -56,8 +56,8 @@ pub trait Spool {
     /// If the segments cannot be listed.
     fn recover(&mut self) -> Result<Recovered, Self::Error>;
 
-    /// Takes over segments that other processes have abandoned since. Takes about `room` bytes at most and leaves the rest
-    /// for a later call.
+    /// Takes over segments that other processes have abandoned since. Takes about `room` bytes at most and leaves the
+    /// rest for a later call.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! A collector on loopback that follows the contract exactly, except for what a test's script does to a request. With helpers
-//! for the tests that use it.
+//! A collector on loopback that follows the contract exactly, except for what a test's script does to a request. With
+//! helpers for the tests that use it.
 
 use axum::Router;
 use axum::body::Bytes;
@@ -61,8 +61,8 @@ impl Request {
 /// What the collector has counted: each batch once.
 pub(crate) struct Ledger {
     books: Mutex<Books>,
-    /// The path of the collector. Another test may get the same port later, while this test's clients are still sending, so
-    /// each test has a path of its own.
+    /// The path of the collector. Another test may get the same port later, while this test's clients are still
+    /// sending, so each test has a path of its own.
     pub(crate) path: String,
 }
 

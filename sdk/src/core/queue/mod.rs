@@ -1,8 +1,8 @@
 //! The queue: decides when to seal, send, retry, give up and drop batches.
 //!
 //! It knows each batch by name, event count, length and age only. The events are in its [`BatchStore`]: text in a
-//! [`Spool`](crate::Spool) for the [`Outbox`](crate::Outbox), the page's storage for the browser tracker. The queue does
-//! no I/O beyond that store, reads no clock and makes no random numbers. Times are milliseconds of a [`Clock`].
+//! [`Spool`](crate::Spool) for the [`Outbox`](crate::Outbox), the page's storage for the browser tracker. The queue
+//! does no I/O beyond that store, reads no clock and makes no random numbers. Times are milliseconds of a [`Clock`].
 
 mod batch;
 mod config;

@@ -104,8 +104,8 @@ impl AbandonedLane {
             Err(TryLockError::Error(error)) => return Err(error),
         }
         let mut segments = segments(&path)?;
-        // Remove parts whose whole is still there: they were never sent. Otherwise two processes could each take over one
-        // of them, and send both.
+        // Remove parts whose whole is still there: they were never sent. Otherwise two processes could each take over
+        // one of them, and send both.
         let batches: HashSet<_> = segments.iter().map(|(_, batch)| *batch).collect();
         let parts = parts(batches.iter().copied(), |batch| batches.contains(&batch));
         for (segment, _) in segments.extract_if(.., |(_, batch)| parts.contains(batch)) {

@@ -34,8 +34,8 @@ pub enum Durability {
     /// microsecond.
     #[default]
     Process,
-    /// Power loss and a crash of the operating system: each event has been synced to the disk. Costs the time of a sync,
-    /// which threads that track at the same time share.
+    /// Power loss and a crash of the operating system: each event has been synced to the disk. Costs the time of a
+    /// sync, which threads that track at the same time share.
     Power,
 }
 
@@ -229,8 +229,8 @@ impl Spool for DirectorySpool {
             self.appended(at);
             return Ok(());
         }
-        // A new segment that cannot be written to the disk is held in memory. But a whole one is a part of a batch that is
-        // safe on the disk, and would not be safe in memory.
+        // A new segment that cannot be written to the disk is held in memory. But a whole one is a part of a batch that
+        // is safe on the disk, and would not be safe in memory.
         if let Err(error) = self.create(batch, text) {
             if body::is_closed(text) {
                 return Err(error);

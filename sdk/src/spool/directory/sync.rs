@@ -18,8 +18,8 @@ pub(super) type Round = Arc<OnceLock<Result<(), Arc<io::Error>>>>;
 #[derive(Debug)]
 pub(super) struct SyncedFile {
     pub(super) file: File,
-    /// Why a sync of the file failed. The operating system reports that once and then forgets it, so nothing more may be
-    /// written to the file.
+    /// Why a sync of the file failed. The operating system reports that once and then forgets it, so nothing more may
+    /// be written to the file.
     failed: OnceLock<Arc<io::Error>>,
 }
 
