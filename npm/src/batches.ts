@@ -14,7 +14,7 @@ declare const VERSION: string;
 const ID = 37;
 /** How much is stored before the core runs, at most. */
 const EARLY_CHARACTERS = 20_000;
-const EARLY_BATCHES = 12;
+const EARLY_BATCHES = 9;
 const CLOSING = "\n]}";
 /** How much a batch grows until room is made again, in characters. */
 const GROWTH = 8000;
