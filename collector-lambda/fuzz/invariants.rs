@@ -19,6 +19,7 @@ use tallymark_collector::http::body::json_body;
 use tallymark_collector::http::problem::{BODY_TOO_LARGE, INVALID_ENCODING, KINDS, Kind, Problem};
 use tallymark_collector::ingest::checked_batch::{Accepted, CheckedBatch};
 use tallymark_collector::ingest::refusal::Refusal;
+use tallymark_collector::ingest::repair::repair;
 use tallymark_collector::ingest::{Arrival, custom_event, parse_event, prepare_batch, prepare_event};
 use tallymark_collector::sites::basic_auth::credentials;
 use tallymark_collector::sites::{KeyScope, Site};
@@ -299,7 +300,8 @@ fn batch(data: &[u8]) -> Result<CheckedBatch, Problem> {
         address: Some([192, 0, 2, 1].into()),
     };
     let prepared = prepare_batch(&SITE, KeyScope::Write, data, arrival).map_err(check)?;
-    let sent: Batch<IgnoredAny> = serde_json::from_slice(data).unwrap();
+    let sent: Batch<IgnoredAny> =
+        serde_json::from_slice(data).unwrap_or_else(|_| serde_json::from_str(&repair(data)).unwrap());
     let (events, rejected) = (prepared.events.iter(), prepared.rejected.iter());
     let mut indexes: Vec<_> = events.map(|event| event.index).chain(rejected.map(|event| event.index)).collect();
     indexes.sort_unstable();

@@ -433,7 +433,7 @@ async fn a_preflight_is_answered_the_same_at_every_door() {
             let answer = door.ask(&function, &call, false).await;
             assert_eq!(answer, server.ask(&call).await, "{}: {path}", door.name);
             let header = |name: &str| answer.headers.get(name).map(String::as_str);
-            assert_eq!(header("access-control-allow-origin"), (origin == ORIGIN).then_some(ORIGIN), "{}", door.name);
+            assert_eq!(header("access-control-allow-origin"), Some(origin), "{}", door.name);
             assert!(header("access-control-allow-headers").unwrap().contains("authorization"), "{answer:?}");
             assert_eq!(header("access-control-max-age"), Some("7200"));
             assert!(header("vary").unwrap().contains("origin"), "{answer:?}");

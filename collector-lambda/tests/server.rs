@@ -104,9 +104,10 @@ async fn an_event_that_cannot_be_read_does_not_harm_its_neighbours() {
     );
     let request = collector.post("/v1/batch", &Value::Null).body(body);
     let receipt: Value = request.send().await.unwrap().json().await.unwrap();
-    assert_eq!(receipt["accepted"], 2, "{receipt}");
+    // The lone surrogate has become U+FFFD.
+    assert_eq!(receipt["accepted"], 3, "{receipt}");
     let codes: Vec<_> = receipt["rejected"].as_array().unwrap().iter().map(|r| (&r["index"], &r["code"])).collect();
-    let expected = [1, 2, 3].map(|index| (json!(index), json!("invalid_json")));
+    let expected = [2, 3].map(|index| (json!(index), json!("invalid_json")));
     assert_eq!(codes, expected.iter().map(|(index, code)| (index, code)).collect::<Vec<_>>());
 }
 
@@ -350,6 +351,7 @@ async fn every_mistake_has_its_problem() {
         refused("GET", "/v1/counts?event_type=purchase", &[&secret], "", 422, "invalid_query"),
         refused("GET", "/v1/counts?event_type=custom&from=2&to=1", &[&secret], "", 422, "invalid_query"),
         refused("GET", "/v1/counts?event_type=custom&from=0&interval=hour", &[&secret], "", 422, "invalid_query"),
+        refused("GET", "/v1/counts?event_type=custom&from=yesterday", &[&secret], "", 422, "invalid_query"),
         refused("GET", "/v1/counts/top?event_type=custom&limit=0", &[&secret], "", 422, "invalid_query"),
         refused("GET", "/button/click/count", &[&secret], "", 422, "invalid_query"),
         refused("GET", "/nowhere", &[], "", 404, "not_found"),
@@ -381,6 +383,22 @@ async fn every_mistake_has_its_problem() {
 }
 
 #[tokio::test]
+async fn times_in_queries_are_dates_too() {
+    let collector = Collector::start(&[]);
+    assert_eq!(collector.post("/track", &json!({"name": "n"})).send().await.unwrap().status(), 200);
+    let total =
+        async |query: &str| collector.get(&format!("/v1/counts?event_type=custom&{query}")).await["total"].clone();
+    assert_eq!(total("from=2020-01-01").await, 1);
+    assert_eq!(total("from=2020-01-01&to=2020-02-01T00:00:00%2B01:00").await, 0);
+    let url = format!("{}/v1/counts?event_type=custom&from=2026-13-01", collector.url);
+    let problem = collector.http.get(url).basic_auth("shop", Some(&collector.secret_key)).send().await.unwrap();
+    let detail = problem.json::<Value>().await.unwrap()["detail"].as_str().unwrap().to_owned();
+    for part in ["from", "2026-13-01", "milliseconds", "RFC 3339"] {
+        assert!(detail.contains(part), "{detail}");
+    }
+}
+
+#[tokio::test]
 async fn pages_of_the_sites_origins_may_send_and_others_may_not() {
     let collector = Collector::start(&[]);
     let preflight = |origin: &'static str| {
@@ -402,8 +420,26 @@ async fn pages_of_the_sites_origins_may_send_and_others_may_not() {
     }
     assert_eq!(header("access-control-max-age"), "7200");
     assert!(header("vary").contains("origin"));
-    let answer = preflight("https://evil.example").await.unwrap();
-    assert!(!answer.headers().contains_key("access-control-allow-origin"));
+    // A page on an unknown origin may ask, so that it can read that it is not allowed to.
+    let unknown = "https://unknown.example";
+    for _ in 0..3 {
+        assert_eq!(preflight(unknown).await.unwrap().headers()["access-control-allow-origin"], unknown);
+        let request = collector.http.post(format!("{}/v1/batch", collector.url)).header("origin", unknown);
+        let refused = request.basic_auth("shop", Some(&collector.write_key)).json(&batch(1)).send().await.unwrap();
+        assert_eq!(
+            (refused.status().as_u16(), &refused.headers()["access-control-allow-origin"]),
+            (403, &unknown.parse().unwrap())
+        );
+        assert_eq!(refused.json::<Value>().await.unwrap()["code"], "origin_not_allowed");
+    }
+    let warnings = collector.log().matches("an origin that no site has").count();
+    assert_eq!((warnings, collector.log().contains(unknown)), (1, true));
+    // What else there is stays for known origins.
+    for path in ["/health", "/v1/counts?event_type=custom", "/nowhere"] {
+        let request = collector.http.get(format!("{}{path}", collector.url)).header("origin", unknown);
+        let answer = request.basic_auth("shop", Some(&collector.secret_key)).send().await.unwrap();
+        assert!(!answer.headers().contains_key("access-control-allow-origin"), "{path}");
+    }
 
     // Errors too can be read by the page, or it could not tell why.
     for (origin, body, status) in [(ORIGIN, batch(1), 200), (ORIGIN, json!([]), 400)] {
@@ -457,14 +493,25 @@ async fn files_are_served_beside_the_routes() {
     let files = support::Folder::new();
     std::fs::write(files.0.join("index.html"), "<title>Shop</title>").unwrap();
     std::fs::write(files.0.join("tallymark.wasm"), "wasm").unwrap();
+    std::fs::create_dir(files.0.join("blog")).unwrap();
+    for (file, text) in [("about.html", "about"), ("blog/index.html", "blog"), ("blog/first.html", "first")] {
+        std::fs::write(files.0.join(file), text).unwrap();
+    }
     let collector = Collector::start(&["--static", files.0.to_str().unwrap()]);
     let get = |path: &str| collector.http.get(format!("{}{path}", collector.url)).send();
     let page = get("/").await.unwrap();
     assert_eq!(page.headers()["content-type"], "text/html");
     assert_eq!(page.headers()["cache-control"], "no-cache");
+    let page_policy = page.headers()["cross-origin-resource-policy"].clone();
     assert_eq!(page.text().await.unwrap(), "<title>Shop</title>");
     assert_eq!(get("/tallymark.wasm").await.unwrap().headers()["content-type"], "application/wasm");
     assert_eq!(get("/health").await.unwrap().json::<Value>().await.unwrap(), json!({"status": "ok"}));
+    assert_eq!(page_policy, "cross-origin");
+    for (path, text) in [("/about", "about"), ("/blog", "blog"), ("/blog/", "blog"), ("/blog/first", "first")] {
+        let page = get(path).await.unwrap();
+        assert_eq!(page.headers()["cross-origin-resource-policy"], "cross-origin", "{path}");
+        assert_eq!((page.status().as_u16(), page.text().await.unwrap().as_str()), (200, text), "{path}");
+    }
     for path in ["/nowhere", "/../sites.json", "/%2e%2e/sites.json"] {
         let missing = get(path).await.unwrap();
         assert_eq!(missing.status(), 404);
@@ -530,7 +577,12 @@ fn a_site_that_could_never_work_is_refused() {
         ("shop", "https://a:b:c"),
         ("shop", "https://user@shop.example"),
         ("shop", "*"),
-        ("shop", "null"),
+        ("shop", "https://*.shop.example"),
+        ("shop", "shop.example"),
+        ("shop", "https://shop.example/cart"),
+        ("shop", "ftp://shop.example"),
+        ("shop", "capacitor://"),
+        ("shop", "NULL"),
     ];
     for (name, origin) in cases {
         let output = add_site(&sites, name, origin);
@@ -538,7 +590,24 @@ fn a_site_that_could_never_work_is_refused() {
         assert!(output.stdout.is_empty());
         assert!(!sites.exists());
     }
-    for origin in ["https://shop.example", "http://localhost:8080", "http://127.0.0.1:3000", "http://[::1]:3000"] {
+    for (origin, wrong) in [
+        ("https://*.shop.example", "wildcards"),
+        ("https://shop.example/", "without `/` and path"),
+        ("shop.example", "no scheme"),
+        ("https://shop.example:443", "default port"),
+    ] {
+        let said = String::from_utf8(add_site(&sites, "shop", origin).stderr).unwrap();
+        assert!(said.contains(origin) && said.contains(wrong), "{said}");
+    }
+    for origin in [
+        "https://shop.example",
+        "http://localhost:8080",
+        "http://127.0.0.1:3000",
+        "http://[::1]:3000",
+        "null",
+        "capacitor://localhost",
+        "chrome-extension://aapbdbdomjkkjkaonfhkkikfgjllcleb",
+    ] {
         let name = origin.replace(|c: char| !c.is_ascii_alphanumeric(), "-");
         let output = add_site(&sites, &name, origin);
         assert!(output.status.success(), "{origin}: {output:?}");

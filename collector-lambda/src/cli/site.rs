@@ -18,7 +18,8 @@ pub(super) enum Command {
     Add {
         /// The site's name.
         name: String,
-        /// The origin of its pages, such as https://shop.example. May be given several times.
+        /// The origin of its pages, such as https://shop.example, or capacitor://localhost for an application. `null` is
+        /// the origin of every sandboxed or local page, whoever wrote it. May be given several times.
         #[arg(long = "origin", value_name = "URL")]
         origins: Vec<String>,
         /// Store visitors' IP addresses: the client's address for events from pages, and the event's `ipaddress` for

@@ -7,8 +7,9 @@ use crate::ingest::checked_batch::LOST;
 use crate::store::query::{DAY, HOUR, Hours, Query, SERIES_POINTS, TOP_KEYS};
 use axum::Json;
 use axum::extract::{RawQuery, State};
+use jiff::Timestamp;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Deserializer, Error as _, Unexpected};
 use serde_json::{Value, json};
 
 #[derive(Deserialize)]
@@ -55,8 +56,8 @@ async fn count_of(app: &App, username: &str, event_type: &str, key: String) -> R
 struct CountsQuery {
     event_type: String,
     key: Option<String>,
-    from: Option<u64>,
-    to: Option<u64>,
+    from: Option<Time>,
+    to: Option<Time>,
     interval: Option<Interval>,
 }
 
@@ -83,8 +84,9 @@ pub(crate) async fn counts(
     if let Some(key) = &asked.key {
         answer["key"] = key.as_str().into();
     }
+    let (from, to) = (asked.from.map(|from| from.0), asked.to.map(|to| to.0));
     let Some(interval) = asked.interval else {
-        let hours = match (asked.from, asked.to) {
+        let hours = match (from, to) {
             (None, None) => None,
             (from, to) => Some(whole_hours(from.unwrap_or(0), to.unwrap_or_else(crate::time::now), HOUR)?),
         };
@@ -95,8 +97,8 @@ pub(crate) async fn counts(
         Interval::Hour => (HOUR, DAY),
         Interval::Day => (DAY, 30 * DAY),
     };
-    let to = asked.to.unwrap_or_else(crate::time::now);
-    let hours = whole_hours(asked.from.unwrap_or_else(|| to.saturating_sub(span)), to, step)?;
+    let to = to.unwrap_or_else(crate::time::now);
+    let hours = whole_hours(from.unwrap_or_else(|| to.saturating_sub(span)), to, step)?;
     let steps = (hours.end - hours.start) / (step / HOUR);
     if steps > SERIES_POINTS {
         return Err(invalid_query(format!("The series would have {steps} points, and may have {SERIES_POINTS}.")));
@@ -114,10 +116,35 @@ pub(crate) async fn counts(
     Ok(Json(answer))
 }
 
+/// A time in a query, in milliseconds since the Unix epoch.
+#[derive(Clone, Copy)]
+struct Time(u64);
+
+impl<'de> Deserialize<'de> for Time {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let expected = "milliseconds since the Unix epoch, a date or an RFC 3339 time";
+        time(&text).ok_or_else(|| D::Error::invalid_value(Unexpected::Str(&text), &expected))
+    }
+}
+
+/// A time as people and programs write it: `1793491200000`, `2026-11-01` (in UTC) or `2026-11-01T00:00:00+01:00`.
+fn time(text: &str) -> Option<Time> {
+    if let Ok(milliseconds) = text.parse() {
+        return Some(Time(milliseconds));
+    }
+    let is_date = text.len() == "2026-11-01".len();
+    // In a query, an unescaped `+` is a space.
+    let text = if is_date { format!("{text}T00:00:00Z") } else { text.replace(' ', "+") };
+    text.parse::<Timestamp>().ok()?.as_millisecond().try_into().ok().map(Time)
+}
+
 /// The hours of the steps from `from` to `to`, both rounded outwards to whole steps.
 fn whole_hours(from: u64, to: u64, step: u64) -> Result<Hours, Problem> {
     if from >= to || to > i64::MAX as u64 {
-        return Err(invalid_query("`from` must be before `to`; both are milliseconds since the Unix epoch."));
+        return Err(invalid_query(format!(
+            "`from` must be before `to`, got {from} and {to} in milliseconds since the Unix epoch."
+        )));
     }
     let hours = step / HOUR;
     Ok(from / step * hours..to.div_ceil(step) * hours)
@@ -171,4 +198,24 @@ fn query<T: DeserializeOwned>(raw: Option<String>) -> Result<T, Problem> {
 
 fn invalid_query(detail: impl Into<String>) -> Problem {
     Problem::new(&INVALID_QUERY, detail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_milliseconds_a_date_or_rfc_3339() {
+        let read = |text: &str| time(text).map(|time| time.0);
+        for text in ["1793491200000", "2026-11-01", "2026-11-01T00:00:00Z", "2026-11-01T01:00:00+01:00"] {
+            assert_eq!(read(text), Some(1_793_491_200_000), "{text}");
+        }
+        assert_eq!(read("2026-11-01T01:00:00 01:00"), Some(1_793_491_200_000), "`+` as it arrives");
+        assert_eq!(read("2026-11-01T00:00:00.5Z"), Some(1_793_491_200_500));
+        for text in
+            ["", "yesterday", "-1", "1.5", "2026-13-01", "2026-11-1", "2026-11-01T00:00:00", "1969-01-01", "1e9"]
+        {
+            assert_eq!(read(text), None, "{text}");
+        }
+    }
 }

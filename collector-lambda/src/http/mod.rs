@@ -5,6 +5,7 @@ mod access_log;
 pub mod auth;
 pub mod body;
 pub mod client_ip;
+mod cors;
 mod counts;
 mod docs;
 pub(crate) mod events;
@@ -21,7 +22,6 @@ pub mod state;
 
 use crate::http::access_log::log;
 use crate::http::client_ip::ClientIp;
-use crate::http::headers::{IDEMPOTENCY_KEY, REQUEST_ID, SENT_AT};
 #[cfg(feature = "server")]
 use crate::http::metrics::Metrics;
 use crate::http::problem::{METHOD_NOT_ALLOWED, NOT_FOUND, Problem};
@@ -30,18 +30,15 @@ use crate::http::readiness::Readiness;
 use crate::http::state::{App, Collector};
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{HeaderValue, Method, header};
+#[cfg(feature = "server")]
+use axum::http::HeaderName;
+use axum::http::{HeaderValue, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 #[cfg(feature = "server")]
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
-use tower_http::cors::{AllowOrigin, CorsLayer};
-
-/// How long a browser may remember a preflight.
-const PREFLIGHT_MAX_AGE: Duration = Duration::from_secs(2 * 60 * 60);
 
 /// What differs between the places where the router runs.
 #[derive(Debug)]
@@ -87,7 +84,7 @@ pub fn router(collector: Arc<Collector>, options: Options) -> Router {
         from_fn_with_state(Arc::clone(&app), find_client),
         from_fn(log),
         from_fn(secure),
-        cors(Arc::clone(&app)),
+        cors::layer(Arc::clone(&app)),
         from_fn_with_state(Arc::clone(&app), limit_address),
     );
     let router = routes.layer(layers).with_state(app);
@@ -144,10 +141,14 @@ fn with_files(routes: Router<Arc<App>>, folder: &std::path::Path) -> Router<Arc<
     use tower_http::set_header::SetResponseHeader;
 
     let missing = not_found.into_service();
-    let files = ServeDir::new(folder).call_fallback_on_method_not_allowed(true).fallback(missing);
+    // `/about` is `about.html`, or `about/index.html` after a redirect to `/about/`.
+    let files = ServeDir::new(folder).html_as_default_extension(true);
+    let files = files.call_fallback_on_method_not_allowed(true).fallback(missing);
     // A file may change at any time, so browsers revalidate; an unchanged file is not transferred again.
     let files = SetResponseHeader::overriding(files, header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
-    routes.fallback_service(files)
+    // The tracker is loaded by pages of other origins, also by those that isolate themselves with COEP.
+    let policy = HeaderName::from_static("cross-origin-resource-policy");
+    routes.fallback_service(SetResponseHeader::overriding(files, policy, HeaderValue::from_static("cross-origin")))
 }
 
 /// Replaces the peer's address by the client's, where proxies are trusted.
@@ -177,25 +178,4 @@ async fn secure(request: Request, next: Next) -> Response {
     // The browsers' default. A stricter policy would take the referrer from the page views of served pages.
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("strict-origin-when-cross-origin"));
     response
-}
-
-/// Preflights carry no credentials, so they are answered for the origins of every site. The request itself is then
-/// checked against the origins of the key's own site. Keys travel in `Authorization`, so cookies are not allowed.
-fn cors(app: Arc<App>) -> CorsLayer {
-    let known = move |origin: &HeaderValue, _: &axum::http::request::Parts| {
-        origin.to_str().is_ok_and(|origin| app.collector.sites.knows_origin(origin))
-    };
-    CorsLayer::new()
-        .allow_origin(AllowOrigin::predicate(known))
-        .allow_methods([Method::GET, Method::POST])
-        .allow_headers([
-            header::AUTHORIZATION,
-            header::CONTENT_ENCODING,
-            header::CONTENT_TYPE,
-            IDEMPOTENCY_KEY,
-            SENT_AT,
-            REQUEST_ID,
-        ])
-        .expose_headers([header::RETRY_AFTER, REQUEST_ID])
-        .max_age(PREFLIGHT_MAX_AGE)
 }

@@ -88,8 +88,8 @@ fn make() -> Value {
             "/v1/counts": {"get": read("Count events, in total or by hour or day", "Counts", vec![
                 event_type(),
                 query("key", "Count only events with this `url`, `button_id`, `name` or loss reason.", false, json!({"type": "string"})),
-                query("from", "Start time, rounded down to a whole hour or interval.", false, time()),
-                query("to", "End time, rounded up. Default: now. It must be after `from`.", false, time()),
+                query("from", "Start time, rounded down to a whole hour or interval.", false, query_time()),
+                query("to", "End time, rounded up. Default: now. It must be after `from`.", false, query_time()),
                 query(
                     "interval",
                     &format!("Adds a series with one point for each hour or day, at most {SERIES_POINTS}. Default for \
@@ -210,6 +210,11 @@ fn object(required: &[&str], properties: Value) -> Value {
 
 fn time() -> Value {
     json!({"type": "integer", "minimum": 0, "maximum": i64::MAX})
+}
+
+/// A time in a query: for people too.
+fn query_time() -> Value {
+    json!({"anyOf": [time(), {"type": "string", "format": "date"}, {"type": "string", "format": "date-time"}]})
 }
 
 fn count() -> Value {

@@ -2,10 +2,12 @@
 
 pub mod checked_batch;
 pub mod refusal;
+pub mod repair;
 pub mod stored_event;
 
 use crate::ingest::checked_batch::{Accepted, CheckedBatch, Fingerprint, Sdk};
 use crate::ingest::refusal::{Reason, Refusal};
+use crate::ingest::repair::repair;
 use crate::ingest::stored_event::Envelope;
 use crate::sites::{KeyScope, Site};
 use crate::store::query::HOUR;
@@ -39,10 +41,15 @@ pub struct Arrival<'a> {
 /// Reads and checks the body of `POST /v1/batch`.
 pub fn prepare_batch(site: &Site, scope: KeyScope, body: &[u8], arrival: Arrival<'_>) -> Result<CheckedBatch, Refusal> {
     // The events are left as text, so that one that cannot be read does not harm its neighbours.
-    let batch: Batch<&RawValue> = serde_json::from_slice(body).map_err(|error| match error.classify() {
-        Category::Data => Refusal::new(Reason::InvalidBatch, error.to_string()),
-        _ => Refusal::new(Reason::InvalidJson, error.to_string()),
-    })?;
+    let repaired;
+    let batch: Batch<&RawValue> = match serde_json::from_slice(body) {
+        Ok(batch) => batch,
+        Err(error) => {
+            repaired = repair(body);
+            // The first error tells more than that of the repaired text.
+            serde_json::from_str(&repaired).map_err(|_| unreadable(&error))?
+        }
+    };
     if batch.events.len() > limits::BATCH_EVENTS {
         let detail =
             format!("A batch may hold {} events, and this one holds {}.", limits::BATCH_EVENTS, batch.events.len());
@@ -80,6 +87,11 @@ pub fn prepare_batch(site: &Site, scope: KeyScope, body: &[u8], arrival: Arrival
         }
     }
     Ok(prepared)
+}
+
+fn unreadable(error: &serde_json::Error) -> Refusal {
+    let reason = if error.classify() == Category::Data { Reason::InvalidBatch } else { Reason::InvalidJson };
+    Refusal::new(reason, error.to_string())
 }
 
 /// Reads and checks the body of a route that takes one event.
@@ -123,8 +135,10 @@ pub fn prepare_event(
 
 /// Reads the JSON of a route that takes one event.
 pub fn parse_event(body: &[u8]) -> Result<Value, Refusal> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refusal::new(Reason::InvalidEvent, format!("The body is not JSON: {error}")))
+    serde_json::from_slice(body).or_else(|error| {
+        let unreadable = |_| Refusal::new(Reason::InvalidEvent, format!("The body is not JSON: {error}"));
+        serde_json::from_str(&repair(body)).map_err(unreadable)
+    })
 }
 
 /// Reads an event of this type, which must name its session.
@@ -165,7 +179,10 @@ fn decode(json: &str) -> (Result<Event, EventRefusal>, Option<EventId>) {
     }
     let json: Value = match serde_json::from_str(json) {
         Ok(json) => json,
-        Err(error) => return (Err(EventRefusal::Unreadable(error)), None),
+        Err(error) => match serde_json::from_str(&repair(json.as_bytes())) {
+            Ok(json) => json,
+            Err(_) => return (Err(EventRefusal::Unreadable(error)), None),
+        },
     };
     let named = json.get("event_id").and_then(|id| EventId::parse(id.as_str()?));
     (Event::decode(json).map_err(EventRefusal::Invalid), named)

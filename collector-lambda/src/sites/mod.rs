@@ -233,12 +233,20 @@ fn check_username(username: &str) -> Result<(), Error> {
     Ok(())
 }
 
-/// Origins as browsers send them, or the comparison would never hold.
+/// Schemes of pages that are part of an application or a browser extension.
+const APP_SCHEMES: [&str; 5] = ["capacitor", "chrome-extension", "ionic", "moz-extension", "tauri"];
+
+/// Checks that an origin is written as browsers send it. Otherwise no request would ever match it.
 fn check_origin(origin: &str) -> Result<(), Error> {
+    if origin == "null" {
+        return Ok(());
+    }
     let is_origin = || {
         let (host, default_port) = match origin.split_once("://")? {
             ("https", host) => (host, ":443"),
             ("http", host) => (host, ":80"),
+            // Pages inside of applications and browser extensions.
+            (scheme, host) if APP_SCHEMES.contains(&scheme) => (host, ":"),
             _ => return None,
         };
         let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".-:[]".contains(&byte);
@@ -255,9 +263,23 @@ fn check_origin(origin: &str) -> Result<(), Error> {
     };
     is_origin().ok_or_else(|| {
         Error::config(format!(
-            "{origin:?} is no origin: give it as browsers send it, such as https://shop.example or http://localhost:8080"
+            "{origin:?} is not an origin: {} Write it as browsers send it, such as https://shop.example, \
+             http://localhost:8080, capacitor://localhost, chrome-extension://ID, or null",
+            what_is_wrong(origin)
         ))
     })
+}
+
+fn what_is_wrong(origin: &str) -> &'static str {
+    let host = origin.split_once("://").map(|(_, host)| host);
+    match host {
+        _ if origin.contains('*') => "there are no wildcards, so name each origin.",
+        None => "it has no scheme.",
+        Some(host) if host.contains('/') => "it must end after the host and port, without `/` and path.",
+        Some(_) if origin.bytes().any(|byte| byte.is_ascii_uppercase()) => "it must be in lower case.",
+        Some(host) if host.ends_with(":443") || host.ends_with(":80") => "the default port must be left out.",
+        Some(_) => "its scheme or host is not valid.",
+    }
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {
