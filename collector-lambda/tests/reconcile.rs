@@ -363,7 +363,8 @@ async fn files_of_a_move_that_was_cut_off_are_left_alone() {
 #[tokio::test]
 async fn a_database_of_version_1_is_taken_over() {
     let store = store(&[days_ago(40), days_ago(1)], 6).await;
-    let before = "DROP TABLE pruned; DROP TABLE pruning; ALTER TABLE batches RENAME COLUMN scope TO key;
+    let before =
+        "DROP TABLE pruned; DROP TABLE pruning; DROP TABLE leaders; ALTER TABLE batches RENAME COLUMN scope TO key;
         PRAGMA user_version = 1";
     database(&store.0).execute_batch(before).unwrap();
     content(&store.0, &["prune", "--keep-days", "30"]);

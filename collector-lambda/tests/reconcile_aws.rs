@@ -602,6 +602,6 @@ fn a_command_that_says_too_little_or_too_much_is_refused() {
     assert!(run(&both).contains("cannot be used with"), "{}", run(&both));
     assert!(run(&["--lake", "s3://b"]).contains("--counters <dynamodb:TABLE>"));
     assert!(run(&["--lake", "bucket", "--counters", "dynamodb:t"]).contains("use s3://BUCKET/PREFIX"));
-    assert!(run(&["--lake", "s3://b", "--counters", "sqlite"]).contains("give --data-dir DIR, or"));
+    assert!(run(&["--lake", "s3://b", "--counters", "sqlite"]).contains("use dynamodb:TABLE"));
     assert!(run(&["--lake", "s3://b", "--counters", "dynamodb:t", "--from", "today"]).contains("use YYYY-MM-DD"));
 }

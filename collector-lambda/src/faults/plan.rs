@@ -44,7 +44,7 @@ pub enum Fault {
     Partial,
     /// It takes its time.
     Delay(Duration),
-    /// It waits before it is passed on, until [`Proxy::release`].
+    /// It waits before it is passed on, until [`Proxy::release`](crate::faults::Proxy::release).
     Hold,
     /// It takes effect, and the answer waits.
     HoldAfter,

@@ -12,7 +12,7 @@ const NAMES: usize = 64;
 pub struct Report {
     /// Calls, by action.
     pub calls: BTreeMap<String, u64>,
-    /// Faults injected, by action and fault, such as `TransactWriteItems after`. What [`Plan::contention`] cancels is
+    /// Faults injected, by action and fault, such as `TransactWriteItems after`. What [`Plan::contention`](crate::faults::Plan::contention) cancels is
     /// a `conflict`.
     pub injected: BTreeMap<String, u64>,
     /// Calls that AWS itself refused, by action and code, such as `TransactWriteItems TransactionCanceledException`.

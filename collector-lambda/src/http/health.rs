@@ -13,6 +13,6 @@ pub(crate) async fn health() -> Json<Value> {
 
 /// Events can be stored.
 pub(crate) async fn ready(State(app): Shared) -> Result<Json<Value>, Problem> {
-    app.readiness.check(&app.collector.store).await?;
+    app.readiness.check(&app.collector).await?;
     Ok(Json(json!({"status": "ready"})))
 }

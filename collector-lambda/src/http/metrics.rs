@@ -165,7 +165,9 @@ impl Collector for Queue {
         let help = "Batches that wait for the embedded store's writer.";
         show(&mut encoder, "queue_batches", help, &ConstGauge::new(batches as u64))?;
         let help = "Memory held for batches until they are answered, in whole KiB.";
-        show(&mut encoder, "queue_bytes", help, &ConstGauge::new(bytes as u64))
+        show(&mut encoder, "queue_bytes", help, &ConstGauge::new(bytes as u64))?;
+        let help = "Size of the log (WAL) of the embedded store's database.";
+        show(&mut encoder, "store_log_bytes", help, &ConstGauge::new(self.0.log_bytes()))
     }
 }
 

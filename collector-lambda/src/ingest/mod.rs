@@ -21,6 +21,9 @@ use tallymark::{Batch, BatchId, Custom, Event, EventId, InvalidEvent, Properties
 /// A client's clock may be this far off, in milliseconds, before its times are corrected: less is the
 /// way through the network.
 const CLOCK_TOLERANCE: u64 = 60_000;
+/// Times that are meant as seconds: as milliseconds they are in 1970 to 1973, as seconds after 2001. A device whose
+/// whole clock is that wrong sends a `sent_at` to match, and its times are corrected before they are compared with this.
+const SECONDS: std::ops::Range<u64> = 1_000_000_000..100_000_000_000;
 /// The most events that one reason in `lost` may report.
 pub(crate) const LOST_EVENTS: u64 = 1_000_000_000;
 pub(crate) const REASON_BYTES: usize = 64;
@@ -79,7 +82,7 @@ pub fn prepare_batch(site: &Site, scope: KeyScope, body: &[u8], arrival: Arrival
             if !seen.insert(event_id) {
                 return Err(EventRefusal::Repeated);
             }
-            accept(event, event_id, index, &stamp).map_err(EventRefusal::Invalid)
+            accept(event, event_id, index, &stamp)
         });
         match verdict {
             Ok(event) => prepared.events.push(event),
@@ -207,10 +210,15 @@ impl<'a> Stamp<'a> {
     }
 }
 
-fn accept(mut event: Event, event_id: EventId, index: u32, stamp: &Stamp<'_>) -> Result<Accepted, InvalidEvent> {
+fn accept(mut event: Event, event_id: EventId, index: u32, stamp: &Stamp<'_>) -> Result<Accepted, EventRefusal> {
     let occurred_at = corrected(event.occurred_at(), stamp.arrival);
+    if let Some(given) = event.occurred_at()
+        && SECONDS.contains(&occurred_at)
+    {
+        return Err(EventRefusal::Seconds(given));
+    }
     event.stamp(event_id, occurred_at, stamp.keep_ipaddress);
-    let json = event.encode(occurred_at, &mut || 0)?.json;
+    let json = event.encode(occurred_at, &mut || 0).map_err(EventRefusal::Invalid)?.json;
     let line = stamp.envelope.line(json, event.useragent().is_some());
     Ok(Accepted {
         index,
@@ -265,15 +273,88 @@ enum EventRefusal {
     Unreadable(serde_json::Error),
     Invalid(InvalidEvent),
     Repeated,
+    /// Its `occurred_at`, which must be in seconds.
+    Seconds(u64),
+}
+
+impl From<EventRefusal> for Refusal {
+    fn from(refusal: EventRefusal) -> Self {
+        match refusal {
+            EventRefusal::Invalid(invalid) => invalid.into(),
+            other => {
+                let (code, message) = other.code_and_message();
+                Self::new(Reason::InvalidEvent, format!("{message} ({code})."))
+            }
+        }
+    }
 }
 
 impl EventRefusal {
     fn rejected(&self, index: u32, event_id: Option<EventId>) -> Rejected {
-        let (code, message) = match self {
+        let (code, message) = self.code_and_message();
+        Rejected { index, event_id, code: code.into(), message }
+    }
+
+    fn code_and_message(&self) -> (&'static str, String) {
+        match self {
             Self::Unreadable(error) => ("invalid_json", format!("the event cannot be read: {error}")),
             Self::Invalid(invalid) => (invalid.code(), invalid.to_string()),
             Self::Repeated => ("event_id_repeated", "an earlier event of the batch has the same `event_id`".into()),
-        };
-        Rejected { index, event_id, code: code.into(), message }
+            Self::Seconds(given) => (
+                "occurred_at_in_seconds",
+                format!(
+                    "`occurred_at` must be milliseconds since the Unix epoch, got {given}, which seems to be seconds"
+                ),
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_763_673_600_000;
+
+    fn site() -> Site {
+        let hash = "0".repeat(64);
+        serde_json::from_value(serde_json::json!({
+            "username": "shop", "secret_key_sha256": hash, "write_key_sha256": "1".repeat(64)
+        }))
+        .unwrap()
+    }
+
+    /// The hour of an event that happened and was sent then, or why it is rejected.
+    fn hour(occurred_at: u64, sent_at: Option<u64>) -> Result<u64, Rejected> {
+        let body = format!(
+            r#"{{"batch_id":"019aa2e6-b9c0-7abc-8def-0123456789ab","events":[
+                {{"event_type":"custom","name":"n","occurred_at":{occurred_at}}}]}}"#
+        );
+        let arrival = Arrival { received_at: NOW, sent_at, ..Arrival::default() };
+        let batch = prepare_batch(&site(), KeyScope::Secret, body.as_bytes(), arrival).unwrap();
+        batch.events.first().map(|event| event.hour).ok_or_else(|| batch.rejected[0].clone())
+    }
+
+    #[test]
+    fn seconds_instead_of_milliseconds_are_rejected() {
+        for sent_at in [None, Some(NOW), Some(NOW + 5 * HOUR)] {
+            let rejected = hour(NOW / 1000, sent_at).unwrap_err();
+            assert_eq!(rejected.code, "occurred_at_in_seconds");
+            let message =
+                "`occurred_at` must be milliseconds since the Unix epoch, got 1763673600, which seems to be seconds";
+            assert_eq!(rejected.message, message);
+        }
+        let event = Event::decode(serde_json::json!({"event_type": "custom", "name": "n", "occurred_at": NOW / 1000}));
+        let arrival = Arrival { received_at: NOW, ..Arrival::default() };
+        let refusal = prepare_event(&site(), KeyScope::Secret, event.unwrap(), b"", None, arrival).unwrap_err();
+        assert!(refusal.detail().contains("seems to be seconds (occurred_at_in_seconds)."), "{}", refusal.detail());
+    }
+
+    #[test]
+    fn a_device_whose_whole_clock_is_wrong_is_corrected() {
+        // Its clock began in 1970 when it was switched on, 15 days ago.
+        let (sent_at, age) = (15 * 24 * HOUR, 2 * HOUR);
+        assert_eq!(hour(sent_at - age, Some(sent_at)).unwrap(), (NOW - age) / HOUR);
+        assert_eq!(hour(NOW - age, None).unwrap(), (NOW - age) / HOUR);
     }
 }

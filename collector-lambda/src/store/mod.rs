@@ -2,7 +2,7 @@
 //!
 //! With the embedded store, one SQLite transaction holds the batch's marker with its receipt, the counters, and the
 //! lines that wait for the lake, so that no crash can come between them. Any other pair of lake and counters is
-//! separate: see [`separate`].
+//! separate: see `separate.rs`.
 
 #[cfg(feature = "aws")]
 pub mod aws;

@@ -82,7 +82,11 @@ fn compare(snapshot: &LakeSnapshot, repair: bool, print: &dyn Fn(&str)) -> Resul
     if events + pruned == 0 {
         return Err(Error::config("not repaired: nothing is stored here, so the events are somewhere else"));
     }
-    transaction.execute_batch(REPAIR).and_then(|()| transaction.commit()).map_err(failed)?;
+    transaction
+        .execute_batch(REPAIR)
+        .and_then(|()| database::fill_leaders(&transaction))
+        .and_then(|()| transaction.commit())
+        .map_err(failed)?;
     print("repaired");
     Ok(0)
 }

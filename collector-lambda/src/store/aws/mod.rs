@@ -142,7 +142,7 @@ fn come_again<E: ProvideErrorMetadata>(error: &CallError<E>) -> Duration {
 }
 
 /// What to answer when a call to `sink` (such as "the table x") has failed for good. The name of the
-/// sink and the cause are for the log, not for whoever sent the request.
+/// sink and the cause are for the log, not for the sender of the request.
 pub(crate) fn unavailable<E>(what: &str, sink: &str, error: CallError<E>) -> Error
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,

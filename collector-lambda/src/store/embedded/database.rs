@@ -3,17 +3,21 @@
 
 use crate::Error;
 use crate::store::embedded::lake;
+use crate::store::query::TOP_KEYS;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, ErrorCode, OpenFlags};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior, params};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-const SCHEMA_VERSION: i32 = 3;
+const SCHEMA_VERSION: i32 = 4;
 
 /// The username of no site, for writes that only test whether writing works.
 pub(crate) const NOBODY: &str = "";
+
+/// How long a connection waits for another that writes.
+pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 const DATABASE: &str = "tallymark.db";
 const NEW_DATABASE: &str = "tallymark.db.new";
@@ -62,9 +66,35 @@ const PRUNED: &str = "
 /// Since version 3.
 const SCOPE: &str = "ALTER TABLE batches RENAME COLUMN key TO scope;";
 
+/// Since version 4.
+const LEADERS: &str = "
+    -- Of each site and type the 1,000 keys counted most, so that `top` need not read all keys.
+    CREATE TABLE IF NOT EXISTS leaders (
+        username TEXT NOT NULL, event_type TEXT NOT NULL, key TEXT NOT NULL, count INTEGER NOT NULL,
+        PRIMARY KEY (username, event_type, key)
+    ) WITHOUT ROWID;
+    CREATE INDEX IF NOT EXISTS leaders_by_count ON leaders (username, event_type, count, key DESC);
+";
+
+/// Finds the leaders in all totals. Needed only where totals were changed other than by counting.
+pub(crate) fn fill_leaders(db: &Connection) -> rusqlite::Result<()> {
+    db.execute("DELETE FROM leaders", [])?;
+    let mut types = db.prepare("SELECT DISTINCT username, event_type FROM totals")?;
+    let mut rows = types.query([])?;
+    while let Some(row) = rows.next()? {
+        db.prepare_cached(
+            "INSERT INTO leaders SELECT username, event_type, key, count FROM totals
+             WHERE username = ? AND event_type = ? AND key <> '' ORDER BY count DESC, key LIMIT ?",
+        )?
+        .execute(params![row.get::<_, String>(0)?, row.get::<_, String>(1)?, TOP_KEYS])?;
+    }
+    Ok(())
+}
+
 /// Makes a database one that version 2 has written.
 #[cfg(test)]
-pub(crate) const TO_VERSION_2: &str = "ALTER TABLE batches RENAME COLUMN scope TO key; PRAGMA user_version = 2;";
+pub(crate) const TO_VERSION_2: &str = "DROP TABLE leaders; ALTER TABLE batches RENAME COLUMN scope TO key;
+    PRAGMA user_version = 2;";
 
 /// Locks the data directory for this process alone, for as long as the file is open.
 pub(crate) fn lock(folder: &Path) -> Result<File, Error> {
@@ -77,16 +107,29 @@ pub(crate) fn lock(folder: &Path) -> Result<File, Error> {
     Ok(lock)
 }
 
-/// The database of a store that is to be written: the writer's connection, and two that read. It is made if there is
-/// none, and nothing that it would have counted.
-pub(crate) fn open_or_make(folder: &Path) -> Result<(Connection, Connection, Connection), Error> {
+/// The connections of a store that is to be written.
+pub(crate) struct Connections {
+    pub(crate) writer: Connection,
+    pub(crate) roller: Connection,
+    pub(crate) readers: Vec<Connection>,
+}
+
+/// Opens the database of a store that is to be written. It is created if there is none, and nothing that it would have
+/// counted.
+pub(crate) fn open_or_make(folder: &Path, readers: usize) -> Result<Connections, Error> {
     let path = folder.join(DATABASE);
     if is_missing(folder) {
         refuse_to_forget(folder)?;
     } else {
         refuse_damage(&path)?;
     }
-    let open = || Ok((make(&path)?, connect(&path, READ_ONLY)?, connect(&path, READ_ONLY)?));
+    let open = || {
+        Ok(Connections {
+            writer: make(&path)?,
+            roller: connect(&path, READ_ONLY)?,
+            readers: (0..readers).map(|_| connect(&path, READ_ONLY)).collect::<Result<_, _>>()?,
+        })
+    };
     open().map_err(|error: rusqlite::Error| cannot_open(&path, error))
 }
 
@@ -156,7 +199,18 @@ fn refuse_to_forget(folder: &Path) -> Result<(), Error> {
 
 /// Whether the database's log holds anything.
 pub(crate) fn log_is_left(folder: &Path) -> bool {
-    std::fs::metadata(wal(&folder.join(DATABASE))).is_ok_and(|data| data.len() > 0)
+    log_size(folder) > 0
+}
+
+/// The size of the log of the database in this folder.
+pub(crate) fn log_size(folder: &Path) -> u64 {
+    std::fs::metadata(wal(&folder.join(DATABASE))).map_or(0, |data| data.len())
+}
+
+/// How large the log of this database is.
+pub(crate) fn log_bytes(db: &Connection) -> u64 {
+    let log = db.path().map(|path| wal(Path::new(path)));
+    log.and_then(|log| std::fs::metadata(log).ok()).map_or(0, |data| data.len())
 }
 
 /// What an operator can do.
@@ -244,18 +298,19 @@ fn make(path: &PathBuf) -> rusqlite::Result<Connection> {
 
 fn connect(path: &PathBuf, flags: OpenFlags) -> rusqlite::Result<Connection> {
     let db = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    db.busy_timeout(Duration::from_secs(5))?;
+    db.busy_timeout(BUSY_TIMEOUT)?;
     db.set_prepared_statement_cache_capacity(32);
     Ok(db)
 }
 
-fn prepare(db: &Connection) -> rusqlite::Result<()> {
+pub(crate) fn prepare(db: &Connection) -> rusqlite::Result<()> {
     // FULL: a transaction is on disk before it is answered, through power loss too.
     db.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;")?;
     let migration = match db.query_row("PRAGMA user_version", [], |row| row.get::<_, i32>(0))? {
-        0 => format!("{SCHEMA} {PRUNED}"),
-        1 => format!("{PRUNED} {SCOPE}"),
-        2 => SCOPE.into(),
+        0 => format!("{SCHEMA} {PRUNED} {LEADERS}"),
+        1 => format!("{PRUNED} {SCOPE} {LEADERS}"),
+        2 => format!("{SCOPE} {LEADERS}"),
+        3 => LEADERS.into(),
         SCHEMA_VERSION => return Ok(()),
         other => {
             return Err(rusqlite::Error::ToSqlConversionFailure(
@@ -266,5 +321,8 @@ fn prepare(db: &Connection) -> rusqlite::Result<()> {
             ));
         }
     };
-    db.execute_batch(&format!("BEGIN IMMEDIATE; {migration} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"))
+    let transaction = Transaction::new_unchecked(db, TransactionBehavior::Immediate)?;
+    transaction.execute_batch(&format!("{migration} PRAGMA user_version = {SCHEMA_VERSION};"))?;
+    fill_leaders(&transaction)?;
+    transaction.commit()
 }

@@ -1,13 +1,14 @@
 //! The embedded store: one SQLite database for markers, receipts, counters, and lines that wait for the directory lake.
 //!
-//! - [`writer`] is the one thread that changes the database.
-//! - [`roller`] is the thread that moves lines from the database into the lake's files.
-//! - [`lake`] is those files, and [`database`] the file of the database.
+//! - `writer` is the one thread that changes the database.
+//! - `roller` is the thread that moves lines from the database into the lake's files.
+//! - `lake` is those files, and `database` the file of the database.
 //!
-//! Reads have a connection of their own.
+//! - `reader` has the connections that read.
 
 pub(crate) mod database;
 pub(crate) mod lake;
+mod reader;
 mod roller;
 mod writer;
 
@@ -16,14 +17,15 @@ pub use crate::store::embedded::writer::Keep;
 use crate::Error;
 use crate::error::LONGEST_WAIT;
 use crate::ingest::checked_batch::CheckedBatch;
-use crate::store::embedded::database::NOBODY;
+use crate::store::embedded::database::Connections;
+use crate::store::embedded::reader::Readers;
 use crate::store::embedded::roller::{Roller, Signal};
-use crate::store::embedded::writer::{Claim, CommitLatency, Job, Waiting, Writer, unavailable};
+use crate::store::embedded::writer::{Claim, CommitLatency, Job, Waiting, Writer};
 use crate::store::query::{Hours, Query};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::fs::File;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -45,11 +47,12 @@ pub struct Embedded {
 
 #[derive(Debug)]
 struct Shared {
+    folder: PathBuf,
     jobs: mpsc::Sender<Job>,
     /// A permit for each KiB that waits.
     room: Arc<Semaphore>,
     latency: Arc<CommitLatency>,
-    reader: Mutex<Connection>,
+    readers: Arc<Readers>,
     threads: Mutex<Threads>,
     signals: std::sync::mpsc::Sender<Signal>,
     /// The name of a thread that has panicked.
@@ -82,7 +85,7 @@ impl Embedded {
         })?;
         let lock = Arc::new(database::lock(folder)?);
 
-        let (mut writer, reader, roller) = database::open_or_make(folder)?;
+        let Connections { mut writer, roller, readers } = database::open_or_make(folder, reader::CONNECTIONS)?;
 
         let raw = folder.join("raw");
         if let Err(error) = roller::catch_up(&mut writer, &raw) {
@@ -107,9 +110,11 @@ impl Embedded {
                 Box::new(move || roller.run(roll, &received))
             })?),
         };
-        let (reader, threads) = (Mutex::new(reader), Mutex::new(threads));
+        let (readers, threads) = (Arc::new(Readers::new(readers)), Mutex::new(threads));
         let room = Arc::new(Semaphore::new(WAITING_KIB));
-        Ok(Self { shared: Arc::new(Shared { jobs, room, latency, reader, threads, signals, failed }) })
+        Ok(Self {
+            shared: Arc::new(Shared { folder: folder.into(), jobs, room, latency, readers, threads, signals, failed }),
+        })
     }
 
     /// Commits what is to be kept of the batch. When this returns, it is on disk. A batch that is known
@@ -134,19 +139,23 @@ impl Embedded {
         answered.unwrap_or_else(|_| Err(self.busy()))
     }
 
-    /// Whether batches can be stored now, and counters read: tries both.
+    /// Whether batches can be stored now: tries it. Whether counters can be read does not matter here, or slow queries
+    /// would keep events away.
     pub async fn ready(&self) -> Result<(), Error> {
         let (reply, answer) = oneshot::channel();
         self.shared.jobs.try_send(Job::Check(reply)).map_err(|_| self.busy())?;
-        answer.await.unwrap_or_else(|_| Err(self.busy()))?;
-        let query = Query { username: NOBODY.into(), event_type: "custom".into(), counter_key: String::new() };
-        self.count(query, None).await.map(drop)
+        answer.await.unwrap_or_else(|_| Err(self.busy()))
     }
 
     /// How many batches wait for the writer, and the bytes held for all that are not answered yet.
     pub(crate) fn waiting(&self) -> (usize, usize) {
         let batches = self.shared.jobs.max_capacity() - self.shared.jobs.capacity();
         (batches, (WAITING_KIB - self.shared.room.available_permits()) * 1024)
+    }
+
+    /// The size of the database's log in bytes.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        database::log_size(&self.shared.folder)
     }
 
     /// Transactions so far.
@@ -210,8 +219,8 @@ impl Embedded {
         let Query { username, event_type, .. } = query;
         self.read(move |db| {
             db.prepare_cached(
-                "SELECT key, count FROM totals
-                 WHERE username = ? AND event_type = ? AND key <> '' ORDER BY count DESC, key LIMIT ?",
+                "SELECT key, count FROM leaders
+                 WHERE username = ? AND event_type = ? ORDER BY count DESC, key LIMIT ?",
             )?
             .query_map(params![username, event_type, limit], |row| Ok((row.get(0)?, row.get(1)?)))?
             .collect()
@@ -252,11 +261,7 @@ impl Embedded {
         T: Send + 'static,
         F: FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let shared = Arc::clone(&self.shared);
-        tokio::task::spawn_blocking(move || query(&shared.reader.lock().unwrap_or_else(PoisonError::into_inner)))
-            .await
-            .map_err(|error| Error::config("a query was cut off").with_source(error))?
-            .map_err(unavailable)
+        self.shared.readers.read(query).await
     }
 }
 
@@ -286,7 +291,6 @@ mod tests {
     use crate::ingest::checked_batch::{Accepted, Fingerprint};
     use crate::sites::KeyScope;
     use std::collections::BTreeMap;
-    use std::path::PathBuf;
 
     fn folder() -> PathBuf {
         std::env::temp_dir().join(format!("tallymark-{:016x}", rand::random::<u64>()))

@@ -6,8 +6,8 @@
 use crate::Error;
 use crate::error::LONGEST_WAIT;
 use crate::ingest::checked_batch::{CheckedBatch, MARKER_LIFETIME, tally};
-use crate::store::embedded::database::NOBODY;
-use crate::store::query::HOUR;
+use crate::store::embedded::database::{self, NOBODY};
+use crate::store::query::{HOUR, TOP_KEYS};
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use tallymark::Receipt;
+use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 /// How often old markers are removed.
@@ -27,6 +28,17 @@ const GROUP: usize = 256;
 const ROLL_BYTES: usize = 64 * 1024 * 1024;
 /// Bytes of lines in one row, a line more or less: what is read at once when they are moved.
 const HELD_BYTES: usize = 1024 * 1024;
+
+/// Markers that are removed between two transactions: some milliseconds of work.
+const MARKERS: usize = 500;
+/// The size at which the log is emptied. SQLite starts it over by itself when no reader is in the way, which under load
+/// there always is.
+const LOG_BYTES: u64 = 64 * 1024 * 1024;
+/// How often that is tried, and how long batches wait for readers then.
+const EMPTY_EVERY: Duration = Duration::from_secs(1);
+const EMPTY_WAIT: Duration = Duration::from_millis(50);
+/// Keys of a site and type of which `leaders` holds the counts: as many as `top` can be asked for.
+pub(crate) const LEADERS: usize = TOP_KEYS as usize;
 
 /// Which part of a batch the embedded store is to keep.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,23 +137,35 @@ pub(crate) struct Writer<F> {
     held_bytes: usize,
     /// Since when nothing could be written.
     failing: Option<Instant>,
+    /// Markers from before this time are being removed.
+    removing: Option<u64>,
+    /// Whether nothing was committed since the last roll.
+    idle: bool,
+    /// When the log was last emptied, or could not be.
+    emptied: Option<Instant>,
 }
 
 impl<F: Fn()> Writer<F> {
     pub(crate) fn new(db: Connection, latency: Arc<CommitLatency>, roll: F) -> Self {
-        Self { db, latency, roll, held_bytes: 0, failing: None }
+        Self { db, latency, roll, held_bytes: 0, failing: None, removing: None, idle: false, emptied: None }
     }
 
     /// Works until it is asked to stop, or nobody is left who could ask for anything.
     pub(crate) fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let (started, started_at) = (Instant::now(), crate::time::now());
         let mut pruned = started;
-        while let Some(first) = jobs.blocking_recv() {
-            let (group, stop) = self.take_group(first, &mut jobs);
-            if !group.is_empty() {
-                let begun = Instant::now();
-                self.commit_group(group);
-                self.latency.note(begun.elapsed());
+        while let Some(first) = self.next(&mut jobs) {
+            if let Some(first) = first {
+                let (group, stop) = self.take_group(first, &mut jobs);
+                if !group.is_empty() {
+                    let begun = Instant::now();
+                    self.commit_group(group);
+                    self.latency.note(begun.elapsed());
+                    self.idle = false;
+                }
+                if stop {
+                    break;
+                }
             }
             if self.held_bytes > ROLL_BYTES {
                 self.held_bytes = 0;
@@ -151,15 +175,29 @@ impl<F: Fn()> Writer<F> {
                 pruned = Instant::now();
                 // A clock that never jumps: a wrong wall clock would remove markers of batches still being retried.
                 let now = started_at + started.elapsed().as_millis() as u64;
-                self.remove_markers(now.saturating_sub(MARKER_LIFETIME));
+                self.removing = Some(now.saturating_sub(MARKER_LIFETIME));
             }
-            if stop {
-                break;
+            self.remove_markers();
+            if database::log_bytes(&self.db) > LOG_BYTES && self.emptied.is_none_or(|at| at.elapsed() > EMPTY_EVERY) {
+                self.empty_log();
             }
         }
         // Leaves one file, which can be copied or moved without its log.
         if let Err(error) = self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())) {
             tracing::warn!(%error, "cannot empty the database's log; it is needed beside the database");
+        }
+    }
+
+    /// The next job. While markers are being removed this does not wait for one, and the inner `None` says that there
+    /// is none. The outer `None`: there will be no more.
+    fn next(&self, jobs: &mut mpsc::Receiver<Job>) -> Option<Option<Job>> {
+        if self.removing.is_none() {
+            return jobs.blocking_recv().map(Some);
+        }
+        match jobs.try_recv() {
+            Ok(job) => Some(Some(job)),
+            Err(TryRecvError::Empty) => Some(None),
+            Err(TryRecvError::Disconnected) => None,
         }
     }
 
@@ -185,6 +223,9 @@ impl<F: Fn()> Writer<F> {
                 Job::Stop => return (group, true),
                 Job::BeginRoll(reply) => {
                     self.held_bytes = 0;
+                    if std::mem::replace(&mut self.idle, true) && database::log_bytes(&self.db) > 0 {
+                        self.empty_log();
+                    }
                     let _ = reply.send(begin_roll(&mut self.db).unwrap_or_else(|error| {
                         tracing::error!(%error, "cannot begin to move lines to the lake");
                         None
@@ -229,9 +270,37 @@ impl<F: Fn()> Writer<F> {
         }
     }
 
-    fn remove_markers(&mut self, before: u64) {
-        if let Err(error) = self.db.execute("DELETE FROM batches WHERE received_at < ?", [before]) {
-            tracing::warn!(%error, "cannot remove the markers of old batches");
+    /// Removes some markers, if there are old ones: so few at a time that batches need not wait long for it.
+    fn remove_markers(&mut self) {
+        let Some(before) = self.removing else { return };
+        let removed = self.db.execute(
+            "DELETE FROM batches WHERE (username, scope, batch_id) IN (
+                 SELECT username, scope, batch_id FROM batches INDEXED BY batches_by_age
+                 WHERE received_at < ? ORDER BY received_at LIMIT ?
+             )",
+            params![before, MARKERS],
+        );
+        match removed {
+            Ok(removed) if removed == MARKERS => {}
+            Ok(_) => self.removing = None,
+            Err(error) => {
+                tracing::warn!(%error, "cannot remove the markers of old batches");
+                self.removing = None;
+            }
+        }
+    }
+
+    /// Moves what is in the log into the database and truncates the log, unless a reader needs it for longer than
+    /// batches should wait.
+    fn empty_log(&mut self) {
+        self.emptied = Some(Instant::now());
+        let emptied = self
+            .db
+            .busy_timeout(EMPTY_WAIT)
+            .and_then(|()| self.db.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())))
+            .and_then(|()| self.db.busy_timeout(database::BUSY_TIMEOUT));
+        if let Err(error) = emptied {
+            tracing::warn!(%error, "cannot empty the database's log");
         }
     }
 }
@@ -391,7 +460,7 @@ fn hold<'a>(db: &Connection, batches: impl Iterator<Item = &'a CheckedBatch>) ->
 fn count<'a>(db: &Connection, batches: impl Iterator<Item = &'a CheckedBatch>) -> rusqlite::Result<()> {
     let mut total = db.prepare_cached(
         "INSERT INTO totals (username, event_type, key, count) VALUES (?, ?, ?, ?)
-         ON CONFLICT DO UPDATE SET count = count + excluded.count",
+         ON CONFLICT DO UPDATE SET count = count + excluded.count RETURNING count",
     )?;
     let mut hour = db.prepare_cached(
         "INSERT INTO hours (username, event_type, key, hour, count) VALUES (?, ?, ?, ?, ?)
@@ -402,8 +471,50 @@ fn count<'a>(db: &Connection, batches: impl Iterator<Item = &'a CheckedBatch>) -
         hour.execute(params![username, counter.event_type, counter.key, counter.hour, n])?;
         *totals.entry((username, counter.event_type, counter.key)).or_default() += n;
     }
+    let mut counts = BTreeMap::<_, Vec<_>>::new();
     for ((username, event_type, key), n) in totals {
-        total.execute(params![username, event_type, key, n])?;
+        let count = total.query_row(params![username, event_type, key, n], |row| row.get::<_, u64>(0))?;
+        if !key.is_empty() {
+            counts.entry((username, event_type)).or_default().push((key, count));
+        }
+    }
+    counts.into_iter().try_for_each(|((username, event_type), counts)| lead(db, username, event_type, &counts))
+}
+
+/// Keeps the keys counted most, of which some have these counts now. Counts only grow, so a key that has not changed
+/// cannot become one of them.
+fn lead(db: &Connection, username: &str, event_type: &str, counts: &[(&str, u64)]) -> rusqlite::Result<()> {
+    let held = || {
+        db.prepare_cached("SELECT count(*) FROM leaders WHERE username = ? AND event_type = ?")?
+            .query_row(params![username, event_type], |row| row.get::<_, usize>(0))
+    };
+    let least: Option<(u64, String)> = if held()? < LEADERS {
+        None
+    } else {
+        db.prepare_cached(
+            "SELECT count, key FROM leaders WHERE username = ? AND event_type = ? ORDER BY count, key DESC LIMIT 1",
+        )?
+        .query_row(params![username, event_type], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?
+    };
+    let leads = |key: &str, count: u64| {
+        least.as_ref().is_none_or(|(least, last)| count > *least || count == *least && key < last.as_str())
+    };
+    let mut put = db.prepare_cached("INSERT OR REPLACE INTO leaders VALUES (?, ?, ?, ?)")?;
+    let mut changed = false;
+    for (key, count) in counts.iter().filter(|(key, count)| leads(key, *count)) {
+        changed = true;
+        put.execute(params![username, event_type, key, count])?;
+    }
+    let excess = if changed { held()?.saturating_sub(LEADERS) } else { 0 };
+    if excess > 0 {
+        db.prepare_cached(
+            "DELETE FROM leaders WHERE (username, event_type, key) IN (
+                 SELECT username, event_type, key FROM leaders WHERE username = ? AND event_type = ?
+                 ORDER BY count, key DESC LIMIT ?
+             )",
+        )?
+        .execute(params![username, event_type, excess])?;
     }
     Ok(())
 }
@@ -431,4 +542,66 @@ pub(crate) fn end_roll(db: &mut Connection, upto: i64) -> rusqlite::Result<()> {
     transaction.execute("DELETE FROM held WHERE seq <= ?", [upto])?;
     transaction.execute("DELETE FROM roll", [])?;
     transaction.commit()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn writer() -> Writer<impl Fn()> {
+        let db = Connection::open_in_memory().unwrap();
+        database::prepare(&db).unwrap();
+        Writer::new(db, Arc::default(), || {})
+    }
+
+    #[test]
+    fn markers_are_removed_in_slices() {
+        let mut writer = writer();
+        let fill = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 1200)
+            INSERT INTO batches SELECT 'shop', 'write', x, x'', x, '' FROM n";
+        writer.db.execute_batch(fill).unwrap();
+        writer.removing = Some(1_101);
+        let mut left = Vec::new();
+        while writer.removing.is_some() {
+            writer.remove_markers();
+            left.push(writer.db.query_row("SELECT count(*) FROM batches", [], |row| row.get::<_, u64>(0)).unwrap());
+        }
+        assert_eq!(left, [700, 200, 100], "it was one DELETE of 1,100 markers");
+    }
+
+    #[test]
+    fn the_leaders_are_the_keys_counted_most() {
+        let writer = writer();
+        let mut random = 1_u64;
+        for round in 0..40 {
+            let mut counts = BTreeMap::new();
+            for _ in 0..300 {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                // Few keys get most of the counts, and there are more of them than leaders.
+                let key = (random >> 33) % (1 + (random >> 50) % 3_000);
+                *counts.entry(format!("{key}")).or_insert(0) += 1 + round % 3;
+            }
+            let update = "INSERT INTO totals VALUES ('shop', 'custom', ?, ?)
+                ON CONFLICT DO UPDATE SET count = count + excluded.count RETURNING count";
+            let counts: Vec<(String, u64)> = counts
+                .into_iter()
+                .map(|(key, n)| {
+                    let count = writer.db.query_row(update, params![key, n], |row| row.get(0)).unwrap();
+                    (key, count)
+                })
+                .collect();
+            let counts: Vec<_> = counts.iter().map(|(key, count)| (key.as_str(), *count)).collect();
+            lead(&writer.db, "shop", "custom", &counts).unwrap();
+        }
+        let all = |sql: &str| -> Vec<(String, u64)> {
+            let mut rows = writer.db.prepare(sql).unwrap();
+            rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect()
+        };
+        let keys = all("SELECT key, count FROM totals ORDER BY count DESC, key");
+        assert!(keys.len() > LEADERS, "{}", keys.len());
+        let leaders = "SELECT key, count FROM leaders ORDER BY count DESC, key";
+        assert_eq!(all(leaders), keys[..LEADERS]);
+        database::fill_leaders(&writer.db).unwrap();
+        assert_eq!(all(leaders), keys[..LEADERS], "filled anew");
+    }
 }

@@ -19,12 +19,12 @@
 //! A batch that touches more counters than a transaction may is cut into parts, one transaction each. The
 //! first puts the marker with a *plan*: where the cuts are and in which hour each event is counted. The
 //! others move the marker on from part to part, and the last removes the plan. A request that finds a plan
-//! completes it, using the stored plan instead of recomputing it. See [`parts`].
+//! completes it, using the stored plan instead of recomputing it. See `parts.rs`.
 //!
 //! **Hot keys.** Transactions that write the same item cancel each other, and one partition takes 1,000 writes
 //! a second. So the counters of a type are split as soon as that happens: over 2 shards, then 4, up to 64.
 //! Each attempt writes to a random one, and reads add them up. The number of shards is stored before any of the
-//! new ones is used, and never falls, so no reader misses one. See [`shards`].
+//! new ones is used, and never falls, so no reader misses one. See `shards.rs`.
 //!
 //! **Cost**, on demand: a batch with T types and K keys, all of one day, is one transaction of
 //! 1 + 2 (T + K) small items, which is twice as many write units, and one read unit to see that it is new.
