@@ -76,14 +76,8 @@ function buildCore() {
   const plain = readFileSync("build/plain.js", "utf8")
     .replace(/^import .*\n/, "")
     .replace(/var retasmFunc = [\s\S]*$/, "");
-  writeFileSync(
-    "build/core.js",
-    `${plain}export const INTERFACE = "${coreInterface()}";\nexport const instantiate = (imports) => asmFunc(imports);\n`,
-  );
-  writeFileSync(
-    "build/core.d.ts",
-    'export declare const INTERFACE: string;\nexport declare const instantiate: import("../src/core.js").Instantiate;\n',
-  );
+  writeFileSync("build/core.js", `${plain}export const instantiate = (imports) => asmFunc(imports);\n`);
+  writeFileSync("build/core.d.ts", 'export declare const instantiate: import("../src/core.js").Instantiate;\n');
 }
 
 /** Removes what wasm-bindgen exports for its own glue, and with it what nothing else uses. */
@@ -96,27 +90,26 @@ function removeExports(features) {
   execFileSync("node_modules/.bin/wasm-metadce", [...features, ...files]);
 }
 
-/** Changes with the functions that the core and the scripts call on each other. */
-function coreInterface() {
-  const wasm = new WebAssembly.Module(readFileSync("build/tallymark.wasm"));
-  const text = readFileSync("build/tracker_bg.wasm.d.ts", "utf8") + JSON.stringify(WebAssembly.Module.imports(wasm));
-  return createHash("sha256").update(text).digest("hex").slice(0, 6);
-}
-
 async function buildScripts() {
   rmSync("dist", { recursive: true, force: true });
   mkdirSync("dist");
   copyFileSync("build/tallymark.wasm", "dist/tallymark.wasm");
   const bytes = readFileSync("dist/tallymark.wasm");
+  await bundle("src/fallback.ts", "fallback.js", { format: "esm" });
+  const hash = (file) =>
+    createHash("sha256")
+      .update(readFileSync(`dist/${file}`))
+      .digest("base64");
+  const integrity = (file) => JSON.stringify(`sha256-${hash(file)}`);
   const { version } = JSON.parse(readFileSync("package.json", "utf8"));
   const define = {
     VERSION: JSON.stringify(version),
     // The module contains the wasm in hexadecimal, which compresses better than base64.
     WASM: JSON.stringify(bytes.toString("hex")),
-    // The script contains its hash: a page that checks the script has checked both, and the wasm of another version is
-    // refused.
-    INTERFACE: JSON.stringify(coreInterface()),
-    INTEGRITY: JSON.stringify(`sha256-${createHash("sha256").update(bytes).digest("base64")}`),
+    // The script contains the hashes of both files: a page that checks the script has checked them too, and files of
+    // another version are refused.
+    INTEGRITY: integrity("tallymark.wasm"),
+    FALLBACK: integrity("fallback.js"),
   };
   const script = { define, format: "iife" };
   const module = { define, format: "esm", external: ["react", "./index.js", "./fallback.js"] };
@@ -129,7 +122,6 @@ async function buildScripts() {
   writeFileSync("dist/window.js", "export {};\n");
   writeFileSync("dist/window.cjs", '"use strict";\n');
   await bundle("src/script.ts", "tallymark.js", script);
-  await bundle("src/fallback.ts", "fallback.js", { format: "esm" });
 }
 
 /** Bundles with esbuild and minifies with terser, whose output is 4 % smaller than that of esbuild. */

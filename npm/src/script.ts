@@ -6,9 +6,9 @@ import { fromDocument } from "./dom.js";
 import { obtainTracker, REGISTRY } from "./registry.js";
 import type { EarlyCall } from "./tracker.js";
 
-/** Defined by build.mjs: the hash of the wasm, and what the core's imports and exports must be. */
+/** The hashes of tallymark.wasm and fallback.js, defined by build.mjs. */
 declare const INTEGRITY: string;
-declare const INTERFACE: string;
+declare const FALLBACK: string;
 
 const NAME = "tallymark";
 /** In a module script there is no current script. */
@@ -20,24 +20,32 @@ if (script) {
   const present = Object.getOwnPropertyDescriptor(window, NAME)?.value;
   const early = Array.isArray(present?.q) ? (present.q as EarlyCall[]) : undefined;
   const at = (file: string) => new URL(file, script.src).href;
-  let verified = false;
   const source: Source = {
     tag: true,
     async wasm() {
       // `integrity` refuses the wasm of another version.
       const response = await fetch(at("tallymark.wasm"), { integrity: INTEGRITY });
       if (!response.ok) throw response.status;
-      const code = await response.arrayBuffer();
-      verified = true;
-      return code;
+      return response.arrayBuffer();
     },
-    async script() {
-      // Where the page checks this script, nothing unchecked may run because a file was tampered with.
-      if (script.integrity && !verified) throw "integrity";
-      const fallback = await import(at("fallback.js"));
-      if (fallback.INTERFACE !== INTERFACE) throw "version";
-      return fallback;
-    },
+    script: () =>
+      new Promise((resolve, reject) => {
+        const src = at("fallback.js");
+        const element = fromDocument("createElement")!.call(document, "script");
+        Object.assign(element, {
+          src,
+          type: "module",
+          integrity: FALLBACK,
+          nonce: script.nonce,
+          // The module that was loaded and checked, and no other file.
+          onload() {
+            element.remove();
+            resolve(import(src));
+          },
+          onerror: reject,
+        });
+        fromDocument("documentElement")!.append(element);
+      }),
   };
   const report = reporter(source);
   if (!current) report("module");

@@ -11,7 +11,7 @@ import { engines, openBrowser, openCollector, openSite, until } from "./support.
 const readme = readFileSync(new URL("../README.md", import.meta.url), "utf8");
 const stub = /<script>\n(Object\.getOwn[\s\S]*?)<\/script>/.exec(readme)[0];
 
-let driver, collector, site;
+let driver, collector, site, strict, stranger;
 
 const watched = `<script>
   window.errors = [];
@@ -97,9 +97,26 @@ before(async () => {
     },
     collector,
   );
+  stranger = await openCollector();
+  const evil = `data-endpoint="${stranger.origin}" src="${stranger.origin}/tallymark.js"`;
+  const injected = ["currentScript", "scripts", "createElement", "documentElement", "head", "baseURI"]
+    .map((name) => `<img name="${name}" id="${name}" data-username="shop" data-key="k" ${evil}>`)
+    .join("");
+  const attacked = (src) => `<!doctype html><html><body>${injected}${tag(there, src)}${injected}</body></html>`;
+  strict = await openSite(
+    {
+      "/attacked": attacked("tallymark.js"),
+      "/changed": attacked("changed/tallymark.js"),
+      "/changed/fallback.js": "document.title = 'changed'; export const instantiate = 0, explain = 0;",
+    },
+    collector,
+    { "Content-Security-Policy": `default-src 'none'; script-src 'self'; connect-src 'self' http://127.0.0.1:*` },
+  );
 });
 
 after(async () => {
+  await strict?.close();
+  await stranger?.close();
   await site?.close();
   await collector?.close();
 });
@@ -364,6 +381,26 @@ for (const engine of engines)
       await delivered(1);
       assert.equal((await status()).made, 1);
       assert.equal(collector.events().length, 1);
+    });
+
+    test("elements injected into a page whose policy forbids wasm redirect neither events nor scripts", async () => {
+      await driver.get(strict.origin + "/attacked");
+      await delivered(1);
+      assert.equal(collector.events()[0].url, strict.origin + "/attacked");
+      assert.equal((await status()).ready, true);
+      assert.ok(strict.requests.some(({ path }) => path === "/fallback.js"));
+      assert.equal(stranger.requests.length, 0);
+    });
+
+    test("a changed fallback is not run, and the events are stored", async () => {
+      await driver.get(strict.origin + "/changed");
+      await until(() => strict.requests.some(({ path }) => path === "/changed/fallback.js"));
+      await driver.executeScript("tallymark.track('more')");
+      await driver.executeAsyncScript("setTimeout(arguments[0], 500)");
+      const { queued, ready } = await status();
+      assert.deepEqual({ queued, ready }, { queued: 2, ready: false });
+      assert.notEqual(await driver.getTitle(), "changed");
+      await driver.executeScript("localStorage.clear()");
     });
 
     test("a page works when the script is blocked", async () => {

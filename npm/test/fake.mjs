@@ -103,8 +103,11 @@ class Document extends EventTarget {
     super();
     this.#state = state;
   }
+  createElement() {
+    return { remove() {} };
+  }
   static {
-    for (const name of ["title", "referrer", "hidden", "prerendering", "currentScript", "scripts"]) {
+    for (const name of ["title", "referrer", "hidden", "prerendering", "currentScript", "scripts", "documentElement"]) {
       Object.defineProperty(Document.prototype, name, {
         get() {
           return this.#state[name];
@@ -207,7 +210,19 @@ export function browser(changes = {}) {
       (act) =>
       (...values) =>
         void (!page.gone && latest === self && act(...values));
-    const document = new Document({ title: "Tea", referrer, hidden, prerendering, currentScript: null, scripts: [] });
+    // Loads the script.
+    const documentElement = {
+      append: ({ onload, onerror }) => void Promise.resolve(self.fallback?.()).then(onload, onerror),
+    };
+    const document = new Document({
+      title: "Tea",
+      referrer,
+      hidden,
+      prerendering,
+      currentScript: null,
+      scripts: [],
+      documentElement,
+    });
     const location = new URL(url);
     const go = (_, __, to) => {
       if (to !== undefined) location.href = new URL(to, location.href).href;

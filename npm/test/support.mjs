@@ -95,7 +95,8 @@ export async function openSite(pages, collector, headers = {}) {
     if (pages[path] === null) {
       response.writeHead(404).end();
     } else if (path in pages) {
-      response.writeHead(200, { "Content-Type": "text/html; charset=utf-8", ...headers }).end(pages[path]);
+      const type = path.endsWith(".js") ? "text/javascript" : "text/html; charset=utf-8";
+      response.writeHead(200, { "Content-Type": type, ...headers }).end(pages[path]);
     } else if (file) {
       const bytes = readFileSync(new URL(`../dist/${file}`, import.meta.url));
       response.writeHead(200, { "Content-Type": types[type] }).end(bytes);
