@@ -40,7 +40,7 @@ const TRACKERS = [
     script: dist("tallymark.js"),
     head: (
       sink,
-    ) => `<script src="/lib.js" data-endpoint="${sink}" data-username="shop" data-key="k" data-page-views="false"></script>
+    ) => `<script src="/lib.js" data-endpoint="${sink}" data-username="shop" data-key="k" data-page-views="false" data-bots="keep"></script>
       <script>can(); send = (name, properties) => tallymark.track(name, properties); whenever(() => tallymark.status().ready)</script>`,
     count: (body) => JSON.parse(body).events.length,
     answer: (body, events) => ({
