@@ -3,7 +3,7 @@
 //! API Gateway keeps an answer for every route of the API, by the `Authorization` header alone. So the answer says only
 //! that the key is good, whose it is, and its scope; the collector decides what that scope may do on a route and from
 //! an origin. A revoked key is refused once the list of sites has been read again
-//! ([`LIFETIME`](tallymark_collector::sites::secret::LIFETIME), 20 s) and API Gateway has forgotten its answer (30 s in
+//! ([`LIFETIME`], 20 s) and API Gateway has forgotten its answer (30 s in
 //! the template): within a minute.
 //!
 //! | variable | what it says |
