@@ -99,7 +99,7 @@ pub async fn run() -> ExitCode {
         tracing::error!("the variable TALLYMARK_SITES_SECRET is not set; it names the secret with the list of sites");
         return ExitCode::FAILURE;
     };
-    let aws = aws_config::load_from_env().await;
+    let aws = tallymark_collector::store::aws::config().await;
     let secret = SitesSecret::new(SecretsManager::new(&aws, id), Sites::default(), LIFETIME);
     // While the function starts, nobody waits. If it fails, the first request tries again.
     if let Err(error) = secret.load().await {

@@ -177,7 +177,7 @@ impl Serve {
     async fn store(&self) -> Result<Store, Error> {
         let open = || Embedded::open(&self.data_dir, self.lake_roll_interval.into());
         #[cfg(feature = "aws")]
-        let aws = async || aws_config::load_from_env().await;
+        let aws = async || crate::store::aws::config().await;
         let store = match (&self.lake, &self.counters) {
             (LakeTarget::Directory, CounterTarget::Sqlite) => Store::embedded(open()?),
             // The AWS configuration is loaded only where it is used, because that may access the network.

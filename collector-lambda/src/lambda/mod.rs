@@ -156,7 +156,7 @@ async fn function(variable: impl Fn(&str) -> Option<String>) -> Result<Function,
     let trusts_authorizer =
         one_of("TALLYMARK_TRUST_AUTHORIZER", variable("TALLYMARK_TRUST_AUTHORIZER"), ["false", "true"])?;
     let writes_cors = !one_of("TALLYMARK_CORS", variable("TALLYMARK_CORS"), ["on", "off"])?;
-    let aws = aws_config::load_from_env().await;
+    let aws = crate::store::aws::config().await;
     let store = Store::aws(Firehose::new(&aws, stream), DynamoDb::new(&aws, table));
     let sites = Sites::default();
     let secret = secret.map(|id| SitesSecret::new(SecretsManager::new(&aws, id), sites.clone(), every));

@@ -6,9 +6,11 @@
 
 pub mod dynamodb;
 pub mod firehose;
+mod http_client;
 
 use crate::Error;
 use crate::error::LONGEST_WAIT;
+use aws_config::SdkConfig;
 use aws_config::retry::RetryConfig;
 use aws_config::timeout::TimeoutConfig;
 use aws_sdk_dynamodb::config::http::HttpResponse;
@@ -32,6 +34,11 @@ const LAST_CEILING: Duration = Duration::from_secs(1);
 
 /// What the SDK reports as a failed call.
 pub(crate) type CallError<E> = SdkError<E, HttpResponse>;
+
+/// The configuration of all AWS clients, from the environment.
+pub async fn config() -> SdkConfig {
+    aws_config::from_env().http_client(http_client::shared()).load().await
+}
 
 /// One attempt a call, and not for long.
 pub(crate) fn limits() -> (RetryConfig, TimeoutConfig) {

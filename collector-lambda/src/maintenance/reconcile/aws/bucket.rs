@@ -178,6 +178,11 @@ impl<'a> Lines<'a> {
 
     fn take(&mut self) -> io::Result<()> {
         self.number += 1;
+        // Some tools leave blank lines between objects that they join.
+        if self.line.trim_ascii().is_empty() {
+            self.line.clear();
+            return Ok(());
+        }
         match self.scan.take_line(&self.line) {
             Ok(Ok(())) => {}
             Ok(Err(why)) => {
