@@ -363,3 +363,74 @@ async fn one_bad_event_harms_no_other() {
     }
     assert_eq!(collector.total("custom").await, expected);
 }
+
+/// What is read until there is a whole response without a body, or the other side closes.
+fn read_some(stream: &mut TcpStream) -> String {
+    let mut piece = [0; 4096];
+    let read = stream.read(&mut piece).unwrap_or(0);
+    String::from_utf8_lossy(&piece[..read]).into_owned()
+}
+
+#[tokio::test]
+async fn connections_may_be_idle_apart_from_slow_heads() {
+    let collector = Collector::start(&["--keep-alive", "1s"]);
+    let request = b"GET /health HTTP/1.1\r\nhost: x\r\n\r\n";
+    let mut idle = connect(&collector);
+    idle.write_all(request).unwrap();
+    assert!(read_some(&mut idle).contains("200 OK"));
+    // A head may take longer than a connection may be idle.
+    let mut slow = connect(&collector);
+    for (start, end) in [(0, 10), (10, request.len()), (0, 10), (10, request.len())] {
+        slow.write_all(&request[start..end]).unwrap();
+        if end == request.len() {
+            assert!(read_some(&mut slow).contains("200 OK"));
+        } else {
+            tokio::time::sleep(Duration::from_millis(1500)).await;
+        }
+    }
+    assert_eq!(idle.read(&mut [0; 10]).unwrap(), 0, "it was idle for too long");
+}
+
+#[tokio::test]
+async fn a_large_body_that_is_refused_does_not_lose_the_answer() {
+    let collector = Collector::start(&[]);
+    for length in [1_500_000, 5_000_000, 12_000_000] {
+        for _ in 0..5 {
+            let request = head(&collector, "POST /v1/batch") + &format!("content-length: {length}\r\n\r\n");
+            let mut stream = connect(&collector);
+            // As simple clients do: all of the request first.
+            stream.write_all(request.as_bytes()).unwrap();
+            stream.write_all(&vec![b' '; length]).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert_eq!(statuses(&answer), ["413"], "{length} bytes");
+            assert!(answer.contains("connection: close"), "{answer}");
+        }
+    }
+    // Nobody sends for ever.
+    let mut stream = connect(&collector);
+    stream.write_all((head(&collector, "POST /v1/batch") + "content-length: 9999999999\r\n\r\n").as_bytes()).unwrap();
+    let piece = vec![b' '; 1 << 20];
+    let sent = (0..200).take_while(|_| stream.write_all(&piece).is_ok()).count();
+    assert!(sent < 100, "it took {sent} MiB");
+    is_unharmed(&collector, 0).await;
+}
+
+#[tokio::test]
+async fn a_connection_is_closed_with_its_last_answer_when_the_collector_stops() {
+    let mut collector = Collector::start(&[]);
+    let mut stream = connect(&collector);
+    let request = head(&collector, "POST /track") + "expect: 100-continue\r\ncontent-length: 2\r\n\r\n";
+    stream.write_all(request.as_bytes()).unwrap();
+    assert!(read_some(&mut stream).contains("100 Continue"), "it is in flight");
+    collector.signal("-TERM");
+    let address = collector.url.strip_prefix("http://").unwrap().to_owned();
+    while TcpStream::connect(&address).is_ok() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stream.write_all(b"{}").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("200 OK") && answer.contains("connection: close"), "{answer}");
+    collector.stop();
+}

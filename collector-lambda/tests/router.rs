@@ -15,6 +15,7 @@ use support::{Folder, uuid};
 use tallymark_collector::http::metrics::Metrics;
 use tallymark_collector::http::state::Collector;
 use tallymark_collector::http::{self, Options};
+use tallymark_collector::server::KEEP_ALIVE;
 use tallymark_collector::sites::{self, Sites};
 use tallymark_collector::store::Store;
 use tallymark_collector::store::embedded::Embedded;
@@ -139,7 +140,7 @@ async fn a_connection_that_sends_no_request_is_closed() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let server = tokio::spawn(tallymark_collector::server::serve(listener, world.router.clone(), async {
+    let server = tokio::spawn(tallymark_collector::server::serve(listener, world.router.clone(), KEEP_ALIVE, async {
         let _ = stopped.await;
     }));
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();

@@ -6,7 +6,7 @@ use crate::http::metrics::Metrics;
 use crate::http::rate_limit::RateLimits;
 use crate::http::state::Collector;
 use crate::http::{Options, router};
-use crate::server::{reload, serve, stop_signal};
+use crate::server::{KEEP_ALIVE, reload, serve, stop_signal};
 use crate::sites::{self, Sites};
 use crate::store::Store;
 #[cfg(feature = "aws")]
@@ -56,6 +56,10 @@ pub(super) struct Serve {
     /// client's address is the one that the outermost proxy appended. With 0 the header is ignored.
     #[arg(long, value_name = "N", default_value_t = 0)]
     trusted_proxies: usize,
+    /// How long a connection may be idle between requests. Set it to more than the idle timeout of a load balancer in
+    /// front, or that will send requests on connections that are just being closed.
+    #[arg(long, value_name = "TIME", default_value = "75s", value_parser = at_least_a_second)]
+    keep_alive: humantime::Duration,
     /// Address and port of a separate listener for `GET /metrics`, such as 127.0.0.1:9187. It requires no key, so only
     /// your Prometheus should be able to reach it. Without this flag there is no such listener.
     #[arg(long, value_name = "ADDRESS")]
@@ -127,8 +131,8 @@ impl Serve {
             static_files: self.files.clone(),
         };
         let router = router(Arc::clone(&collector), options);
-        let metrics =
-            metrics_listener.map(|listener| tokio::spawn(serve(listener, metrics.router(), std::future::pending())));
+        let metrics = metrics_listener
+            .map(|listener| tokio::spawn(serve(listener, metrics.router(), KEEP_ALIVE, std::future::pending())));
         let watch = tokio::spawn(reload::watch(Arc::clone(&collector), self.sites.clone(), known)?);
         // Before the address is printed: whoever reads it may already send signals.
         let stop = stop_signal()?;
@@ -141,7 +145,7 @@ impl Serve {
                 error = collector.store.failed() => failure = Some(error),
             }
         };
-        serve(listener, router, stop_or_failure).await?;
+        serve(listener, router, self.keep_alive.into(), stop_or_failure).await?;
         if let Some(error) = failure {
             return Err(error);
         }

@@ -1,30 +1,32 @@
 //! The server: the router on a TCP port, with limits on what clients may hold, and a graceful shutdown.
 
+mod connection;
 mod drain;
 pub(crate) mod reload;
 
 use crate::Error;
 use crate::http::client_ip::ClientIp;
+use crate::server::connection::Connection;
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::body::Body;
+use axum::http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
+use std::convert::Infallible;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
-use tokio_io_timeout::TimeoutStream;
-use tower_http::add_extension::AddExtension;
 
-/// How long the head of a request may take, also on a connection that is kept alive.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection may be idle between requests, unless it is set: longer than the 60 s of common load balancers, which
+/// would otherwise send requests on connections that are just being closed.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How large the head of a request may be.
 const HEAD_BYTES: usize = 64 * 1024;
-/// How long a client may stop reading a response.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests in flight may take after the server was asked to stop.
 const GRACE: Duration = Duration::from_secs(25);
 /// The most connections at once, if the system allows twice as many open files. Further connections wait.
@@ -32,12 +34,18 @@ const CONNECTIONS: u64 = 2048;
 /// Open files for anything but connections and the files served on them.
 const RESERVED_FILES: u64 = 64;
 
-/// Serves until `stop` resolves, then lets requests in flight finish.
-pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()>) -> Result<(), Error> {
+/// Serves until `stop` resolves, then lets requests in flight finish. Connections may be idle for `keep_alive` between
+/// requests.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    keep_alive: Duration,
+    stop: impl Future<Output = ()>,
+) -> Result<(), Error> {
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(HEAD_BYTES);
+    // Connections have timeouts of their own, because hyper has one for slow heads and idle connections alike.
+    http.timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(HEAD_BYTES);
     let graceful = GracefulShutdown::new();
-    let router = router.layer(from_fn(drain::drain));
     let permits = Arc::new(Semaphore::new(connections()));
     let mut accepting = true;
     tokio::pin!(stop);
@@ -62,11 +70,19 @@ pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Outp
         };
         accepting = true;
         let _ = stream.set_nodelay(true);
-        let mut stream = TimeoutStream::new(stream);
-        stream.set_write_timeout(Some(WRITE_TIMEOUT));
-        let service = AddExtension::new(router.clone(), ClientIp(peer.ip()));
-        let service = TowerToHyperService::new(service);
-        let connection = graceful.watch(http.serve_connection(TokioIo::new(Box::pin(stream)), service));
+        let (connection, state) = Connection::new(stream, keep_alive);
+        let router = router.clone();
+        let service = service_fn(move |request: Request<Incoming>| {
+            state.serving();
+            let (router, state, mut request) = (router.clone(), Arc::clone(&state), request.map(Body::new));
+            request.extensions_mut().insert(ClientIp(peer.ip()));
+            async move {
+                let (response, is_unread) = drain::respond(router, request).await;
+                state.served(is_unread);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let connection = graceful.watch(http.serve_connection(TokioIo::new(connection), service));
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended early");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tallymark_collector::http::state::Collector;
 use tallymark_collector::http::{self, Options};
+use tallymark_collector::server::KEEP_ALIVE;
 use tallymark_collector::sites::{self, Sites};
 use tallymark_collector::store::Store;
 use tallymark_collector::store::embedded::Embedded;
@@ -22,7 +23,7 @@ async fn its_requests_and_its_button_are_counted() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let endpoint = format!("http://{}", listener.local_addr().unwrap());
     let router = http::router(Arc::clone(&collector), Options::BARE);
-    tokio::spawn(tallymark_collector::server::serve(listener, router, std::future::pending()));
+    tokio::spawn(tallymark_collector::server::serve(listener, router, KEEP_ALIVE, std::future::pending()));
 
     let mut service = Command::new(env!("CARGO_BIN_EXE_axum-service"))
         .env("TALLYMARK_ENDPOINT", &endpoint)
