@@ -1,9 +1,9 @@
 //! Authentication: Basic auth against the list of sites.
 
+use crate::http::app::App;
 use crate::http::problem::{
     AUTH_FAILED, AUTH_MALFORMED, AUTH_REQUIRED, ORIGIN_NOT_ALLOWED, Problem, WRITE_KEY_CANNOT_READ,
 };
-use crate::http::state::App;
 use crate::sites::basic_auth::credentials;
 use crate::sites::{KeyScope, Site};
 use axum::extract::FromRequestParts;

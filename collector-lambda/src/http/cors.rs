@@ -1,7 +1,7 @@
 //! Which pages of other origins may send requests and read the responses.
 
+use crate::http::app::App;
 use crate::http::headers::{IDEMPOTENCY_KEY, REQUEST_ID, SENT_AT};
-use crate::http::state::App;
 use axum::http::request::Parts;
 use axum::http::{HeaderValue, Method, header};
 use std::collections::HashSet;

@@ -1,8 +1,8 @@
 //! The routes that read counters: the counts of one page or button, totals and series, and the most frequent keys.
 
+use crate::http::app::{App, Shared};
 use crate::http::auth::Reader;
 use crate::http::problem::{INVALID_QUERY, Problem};
-use crate::http::state::{App, Shared};
 use crate::ingest::checked_batch::LOST;
 use crate::store::query::{DAY, HOUR, Hours, Query, SERIES_POINTS, TOP_KEYS};
 use axum::Json;

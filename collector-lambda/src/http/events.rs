@@ -1,11 +1,11 @@
 //! The routes that take events: `POST /v1/batch`, and those that take one event.
 
+use crate::http::app::{App, Shared};
 use crate::http::auth::Writer;
 use crate::http::body::json_body;
 use crate::http::client_ip::ClientIp;
 use crate::http::headers::{IDEMPOTENCY_KEY, IDEMPOTENCY_KEY_BYTES, SENT_AT};
 use crate::http::problem::{INVALID_IDEMPOTENCY_KEY, Problem};
-use crate::http::state::{App, Shared};
 use crate::ingest::checked_batch::{CheckedBatch, Sdk};
 use crate::ingest::refusal::Refusal;
 use crate::ingest::{self, Arrival};

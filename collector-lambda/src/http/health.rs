@@ -1,7 +1,7 @@
 //! `GET /health` and `GET /ready`, for load balancers and for whoever operates the collector.
 
+use crate::http::app::Shared;
 use crate::http::problem::Problem;
-use crate::http::state::Shared;
 use axum::Json;
 use axum::extract::State;
 use serde_json::{Value, json};

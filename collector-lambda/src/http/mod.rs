@@ -2,6 +2,7 @@
 //! in this file.
 
 mod access_log;
+mod app;
 pub mod auth;
 pub mod body;
 pub mod client_ip;
@@ -21,13 +22,14 @@ mod readiness;
 pub mod state;
 
 use crate::http::access_log::log;
+use crate::http::app::App;
 use crate::http::client_ip::ClientIp;
 #[cfg(feature = "server")]
 use crate::http::metrics::Metrics;
 use crate::http::problem::{METHOD_NOT_ALLOWED, NOT_FOUND, Problem};
 use crate::http::rate_limit::RateLimits;
 use crate::http::readiness::Readiness;
-use crate::http::state::{App, Collector};
+use crate::http::state::Collector;
 use axum::Router;
 use axum::extract::{Request, State};
 #[cfg(feature = "server")]

@@ -1,11 +1,7 @@
-//! What the routes and layers work with.
+//! A collector, for the routes and for whatever runs them.
 
-use crate::http::rate_limit::RateLimits;
-use crate::http::readiness::Readiness;
 use crate::sites::Sites;
 use crate::store::Store;
-use axum::extract::State;
-use std::sync::Arc;
 
 /// A collector: who may send and read, and where events go.
 #[derive(Debug)]
@@ -15,15 +11,3 @@ pub struct Collector {
     /// Where events are stored and counted.
     pub store: Store,
 }
-
-/// The state of the router.
-#[derive(Debug)]
-pub(crate) struct App {
-    pub(crate) collector: Arc<Collector>,
-    pub(crate) rate_limits: RateLimits,
-    pub(crate) trusted_proxies: usize,
-    pub(crate) readiness: Readiness,
-}
-
-/// How a handler takes it.
-pub(crate) type Shared = State<Arc<App>>;
