@@ -121,8 +121,9 @@ async fn collect(mut body: Limited<Body>, failed: impl Fn(BoxError) -> Problem) 
 }
 
 fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
-    let essence = value.to_str().unwrap_or_default().split(';').next().unwrap_or_default().trim();
+    // Required, because pages of any origin may post without one, and without a preflight.
+    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let essence = value.split(';').next().unwrap_or_default().trim();
     if essence.eq_ignore_ascii_case("application/json") {
         return Ok(());
     }
@@ -131,8 +132,13 @@ fn check_type(headers: &HeaderMap) -> Result<(), Problem> {
 
 /// Whether the body is gzip. Other encodings are refused, and so is more than one.
 fn is_gzip(headers: &HeaderMap) -> Result<bool, Problem> {
-    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
     let is = |encoding: &[u8], name: &str| encoding.eq_ignore_ascii_case(name.as_bytes());
+    let mut transfer = headers.get_all(header::TRANSFER_ENCODING).iter();
+    if transfer.any(|encoding| !is(encoding.as_bytes(), "chunked")) {
+        let detail = "Send the body with `Transfer-Encoding: chunked`, or without any.";
+        return Err(Problem::new(&UNSUPPORTED_ENCODING, detail));
+    }
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter().map(HeaderValue::as_bytes);
     match (encodings.next(), encodings.next()) {
         (None, _) => Ok(false),
         (Some(encoding), None) if is(encoding, "identity") => Ok(false),

@@ -44,7 +44,7 @@ kinds! {
     AUTH_REQUIRED 401 "auth_required" "The request carries no credentials";
     AUTH_MALFORMED 401 "auth_malformed" "The Authorization header is malformed";
     AUTH_FAILED 401 "auth_failed" "The username or the key is wrong";
-    ORIGIN_NOT_ALLOWED 403 "origin_not_allowed" "The write key may not be used from this origin";
+    ORIGIN_NOT_ALLOWED 403 "origin_not_allowed" "The key may not be used from this origin";
     WRITE_KEY_CANNOT_READ 403 "write_key_cannot_read" "The write key cannot read";
     NOT_FOUND 404 "not_found" "There is no such path";
     METHOD_NOT_ALLOWED 405 "method_not_allowed" "This path does not support this method";

@@ -10,7 +10,7 @@ use crate::ingest::refusal::{Reason, Refusal};
 use crate::ingest::repair::repair;
 use crate::ingest::stored_event::Envelope;
 use crate::sites::{KeyScope, Site};
-use crate::store::query::HOUR;
+use crate::store::query::{DAY, HOUR};
 use serde_json::Value;
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -26,6 +26,10 @@ const CLOCK_TOLERANCE: u64 = 60_000;
 const SECONDS: std::ops::Range<u64> = 1_000_000_000..100_000_000_000;
 /// The most events that one reason in `lost` may report.
 pub(crate) const LOST_EVENTS: u64 = 1_000_000_000;
+/// What is counted of that at most, if it comes with the write key: more than any page can queue.
+const LOST_EVENTS_OF_A_PAGE: u64 = 10_000;
+/// How old an event may be that comes with the write key, in milliseconds: longer than the tracker keeps any.
+pub(crate) const PAGE_EVENT_AGE: u64 = 30 * DAY;
 pub(crate) const REASON_BYTES: usize = 64;
 
 /// What comes with a body, on whatever route.
@@ -59,6 +63,10 @@ pub fn prepare_batch(site: &Site, scope: KeyScope, body: &[u8], arrival: Arrival
         return Err(Refusal::new(Reason::TooManyEvents, detail));
     }
     check_lost(&batch.lost)?;
+    let mut lost = batch.lost;
+    if scope == KeyScope::Write {
+        lost.values_mut().for_each(|events| *events = (*events).min(LOST_EVENTS_OF_A_PAGE));
+    }
     let arrival = Arrival { sent_at: arrival.sent_at.or(batch.sent_at), ..arrival };
     let mut prepared = CheckedBatch {
         username: site.username.clone(),
@@ -71,7 +79,7 @@ pub fn prepare_batch(site: &Site, scope: KeyScope, body: &[u8], arrival: Arrival
         events: Vec::with_capacity(batch.events.len()),
         rejected: Vec::new(),
         retry: Vec::new(),
-        lost: batch.lost,
+        lost,
     };
     let mut seen = HashSet::with_capacity(batch.events.len());
     let stamp = Stamp::new(site, scope, batch.batch_id, arrival);
@@ -194,6 +202,7 @@ fn decode(json: &str) -> (Result<Event, EventRefusal>, Option<EventId>) {
 /// What all events of a request have in common.
 struct Stamp<'a> {
     arrival: Arrival<'a>,
+    scope: KeyScope,
     keep_ipaddress: bool,
     envelope: Envelope,
 }
@@ -206,7 +215,7 @@ impl<'a> Stamp<'a> {
         let (reported, seen) = (site.store_ip && scope == KeyScope::Secret, site.store_ip && scope == KeyScope::Write);
         let address = arrival.address.filter(|_| seen);
         let envelope = Envelope::new(&site.username, scope, batch_id, arrival.received_at, useragent, address);
-        Self { arrival, keep_ipaddress: reported, envelope }
+        Self { arrival, scope, keep_ipaddress: reported, envelope }
     }
 }
 
@@ -216,6 +225,9 @@ fn accept(mut event: Event, event_id: EventId, index: u32, stamp: &Stamp<'_>) ->
         && SECONDS.contains(&occurred_at)
     {
         return Err(EventRefusal::Seconds(given));
+    }
+    if stamp.scope == KeyScope::Write && stamp.arrival.received_at.saturating_sub(occurred_at) > PAGE_EVENT_AGE {
+        return Err(EventRefusal::TooOld(occurred_at));
     }
     event.stamp(event_id, occurred_at, stamp.keep_ipaddress);
     let json = event.encode(occurred_at, &mut || 0).map_err(EventRefusal::Invalid)?.json;
@@ -275,6 +287,8 @@ enum EventRefusal {
     Repeated,
     /// Its `occurred_at`, which must be in seconds.
     Seconds(u64),
+    /// Its `occurred_at`, too long ago for the write key.
+    TooOld(u64),
 }
 
 impl From<EventRefusal> for Refusal {
@@ -304,6 +318,13 @@ impl EventRefusal {
                 "occurred_at_in_seconds",
                 format!(
                     "`occurred_at` must be milliseconds since the Unix epoch, got {given}, which seems to be seconds"
+                ),
+            ),
+            Self::TooOld(occurred_at) => (
+                "occurred_at_too_old",
+                format!(
+                    "`occurred_at` is {occurred_at}, more than {} days ago; older events need the secret key",
+                    PAGE_EVENT_AGE / DAY
                 ),
             ),
         }
