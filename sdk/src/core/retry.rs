@@ -14,6 +14,9 @@ pub struct Backoff {
 }
 
 impl Backoff {
+    /// The default of both clients: at most half a second after the first failure, at most 5 minutes later on.
+    pub const DEFAULT: Self = Self { base: 500, max: 5 * 60 * 1000 };
+
     /// The delay after this many failures in a row: at least `retry_after`, plus the jitter, so that clients do not
     /// return all at once.
     pub(crate) fn delay(&self, failures: u32, retry_after: Option<u64>, random: &mut impl Random) -> u64 {

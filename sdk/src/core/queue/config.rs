@@ -38,7 +38,7 @@ impl Config {
         in_flight: 4,
         queue_bytes: 64 * 1024 * 1024,
         queue_age: 7 * 24 * 60 * 60 * 1000,
-        backoff: Backoff { base: 500, max: 5 * 60 * 1000 },
+        backoff: Backoff::DEFAULT,
         pause: 5 * 60 * 1000,
     };
 
