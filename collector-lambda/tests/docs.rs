@@ -5,7 +5,7 @@ mod support;
 
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use support::{Collector, ORIGIN, batch, uuid};
+use support::{Collector, batch, uuid};
 use tallymark_collector::http::ROUTES;
 use tallymark_collector::http::openapi::document;
 use tallymark_collector::http::problem::KINDS;
@@ -113,7 +113,7 @@ async fn what_is_answered_is_described() {
         ("get", "/v1/limits", 200, "", get("/v1/limits")),
     ];
     for (method, path, status, code, request) in cases {
-        let answer = request.header("origin", ORIGIN).send().await.unwrap();
+        let answer = request.header("origin", &collector.url).send().await.unwrap();
         assert_eq!(answer.status(), status, "{path} {code}");
         let body: Value = answer.json().await.unwrap();
         let operation = &document()["paths"][path][method];
