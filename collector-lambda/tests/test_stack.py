@@ -43,7 +43,9 @@ class Stage:
         return dict(line.split(": ", 1) for line in printed.splitlines() if ": " in line)
 
     def ask(self, method, path, key=None, username="shop", **options):
-        headers = {"Origin": ORIGIN, **options.pop("headers", {})}
+        # Servers send no origin with the secret key.
+        headers = {} if (key or "").startswith("tms_") else {"Origin": ORIGIN}
+        headers |= options.pop("headers", {})
         if key is not None:
             headers["Authorization"] = "Basic " + base64.b64encode(f"{username}:{key}".encode()).decode()
         return requests.request(method, self.url + path, headers=headers, timeout=60, **options)
