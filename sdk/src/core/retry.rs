@@ -21,13 +21,13 @@ impl Backoff {
     /// return all at once.
     pub(crate) fn delay(&self, failures: u32, retry_after: Option<u64>, random: &mut impl Random) -> u64 {
         let doublings = failures.saturating_sub(1).min(32);
-        let ceiling = self.base.max(1).saturating_mul(1 << doublings).min(self.max.max(1));
+        let ceiling = (self.base.max(1).min(u64::MAX >> doublings) << doublings).min(self.max.max(1));
         let jitter = random.random() % ceiling + 1;
         (retry_after.unwrap_or(0).min(self.max) + jitter).min(self.longest())
     }
 
     /// The longest possible delay. A longer wait means that the clock was set.
     pub(crate) fn longest(&self) -> u64 {
-        self.max.saturating_mul(2)
+        self.max.saturating_add(self.max)
     }
 }
