@@ -11,7 +11,7 @@ import { minify } from "terser";
 const TARGET = "es2020";
 /** Names that only the parts of one script use among each other, so they can be shortened. */
 const INTERNAL =
-  /^(madeAt|addEarly|endEarly|save|leave|granted|setOptedOut|isOpen|refuse|suspend|record|held|core|names|stored)$/;
+  /^(address|addEarly|at|core|current|endEarly|granted|held|isOpen|leave|lost|madeAt|makeRoom|names|record|refuse|release|reset|retryAfter|roomAt|save|setOptedOut|stop|stored|suspend|tag|text|wasm)$/;
 
 process.chdir(import.meta.dirname);
 const run = (program, args, env = {}) =>
@@ -52,8 +52,13 @@ function buildCore() {
       // Nothing is in the lowest kilobyte: it is the far end of the stack.
       ...[
         "--low-memory-unused",
+        // A panic aborts, so the code before it may assume that there is none.
+        "--traps-never-happen",
         "--flatten",
         "--rereloop",
+        "-O3",
+        "-Oz",
+        "--gufa-optimizing",
         "-Oz",
         "--converge",
         "--strip-debug",
@@ -82,7 +87,9 @@ function buildCore() {
 
 /** Removes what wasm-bindgen exports for its own glue, and with it what nothing else uses. */
 function removeExports(features) {
-  const names = [...readFileSync("build/tracker_bg.wasm.d.ts", "utf8").matchAll(/export const (\w+)/g)];
+  const declared = [...readFileSync("build/tracker_bg.wasm.d.ts", "utf8").matchAll(/export const (\w+)/g)];
+  // Only numbers pass, so nobody reads the memory.
+  const names = declared.filter(([, name]) => name !== "memory");
   const exported = names.map(([, name]) => ({ name, export: name }));
   const graph = [{ name: "page", root: true, reaches: names.map(([, name]) => name) }, ...exported];
   writeFileSync("build/exports.json", JSON.stringify(graph));
@@ -145,7 +152,13 @@ async function bundle(entry, name, options) {
     module: options.format === "esm",
     toplevel: true,
     // "use client" must stay.
-    compress: { directives: false, passes: 3, pure_getters: true, unsafe_arrows: true },
+    compress: {
+      directives: false,
+      passes: 5,
+      inline: 1,
+      pure_getters: true,
+      unsafe_arrows: true,
+    },
     format: { preserve_annotations: true },
     sourceMap: { content: map, includeSources: true, url: `${name}.map` },
   });

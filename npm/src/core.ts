@@ -59,8 +59,8 @@ export interface Core extends Pick<Exports, "adopt" | "lose" | "flush" | "poll" 
   ): void;
 }
 
-/** Waits between attempts, in milliseconds. */
-const WAITS = [1000, 4000, 16_000];
+/** Attempts after the first: 1, 4 and 16 seconds later. */
+const RETRIES = 3;
 
 let loading: ReturnType<Source["wasm"]> | undefined;
 
@@ -109,8 +109,8 @@ async function instantiate(source: Source, host: Host): Promise<Exports> {
     try {
       return await (await source.script()).instantiate({ host });
     } catch (error) {
-      if (attempt === WAITS.length) throw error;
-      await new Promise((resolve) => setTimeout(resolve, WAITS[attempt]));
+      if (attempt === RETRIES) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * 4 ** attempt));
     }
   }
 }

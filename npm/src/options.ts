@@ -67,8 +67,7 @@ export function checkOptions(given: object, report: Report): CheckedOptions | un
   for (const name of Object.keys({ ...DEFAULTS, ...given })) {
     const value = (given as Record<string, unknown>)[name];
     // An unknown option has no right value.
-    let initial: unknown = null;
-    if (Object.keys(DEFAULTS).includes(name)) initial = DEFAULTS[name as keyof CheckedOptions];
+    let initial: unknown = Object.keys(DEFAULTS).includes(name) ? DEFAULTS[name as keyof CheckedOptions] : null;
     const required = initial === undefined;
     const absent = value == null || (required && value === "");
     let used: unknown;

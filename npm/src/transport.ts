@@ -30,11 +30,8 @@ export interface Answer {
 export type Post = (body: string) => Promise<Answer>;
 
 export function createPost({ endpoint, username, key, credentials }: CheckedOptions): Post {
-  // btoa() takes bytes.
-  const utf8 = encodeURIComponent(`${username}:${key}`).replace(/%(..)/g, (_, hex) =>
-    String.fromCharCode(parseInt(hex, 16)),
-  );
-  const Authorization = "Basic " + btoa(utf8);
+  // btoa() takes bytes, and jsdom has no TextEncoder.
+  const Authorization = "Basic " + btoa(unescape(encodeURIComponent(`${username}:${key}`)));
   let inFlight = 0;
   let keepaliveWorks = false;
 
@@ -87,6 +84,6 @@ export function createPost({ endpoint, username, key, credentials }: CheckedOpti
 
 /** `Retry-After`, which is seconds or a date, as milliseconds from now. NaN if it is neither. */
 function wait(header: string | null): number {
-  const seconds = Number(header || NaN);
-  return seconds >= 0 ? seconds * 1000 : Date.parse(header || "") - Date.now();
+  const text = header || NaN;
+  return +text >= 0 ? +text * 1000 : Date.parse(`${text}`) - Date.now();
 }
