@@ -1,7 +1,7 @@
 //! The sites file: how it is read and changed.
 
 use crate::Error;
-use crate::sites::{KeyScope, List, OldKey, Site, Sites, SitesFile, hex, parse};
+use crate::sites::{KeyScope, List, OldKey, Site, Sites, SitesFile, parse};
 use rand::RngExt;
 use sha2::{Digest, Sha256};
 use std::fs::{self, File};
@@ -45,8 +45,8 @@ pub fn add(
         let keys = NewKeys { secret_key: new_key(KeyScope::Secret), write_key: new_key(KeyScope::Write) };
         sites.push(Site {
             username: username.into(),
-            secret_key_sha256: hex(&Sha256::digest(&keys.secret_key)),
-            write_key_sha256: hex(&Sha256::digest(&keys.write_key)),
+            secret_key_sha256: hex::encode(Sha256::digest(&keys.secret_key)),
+            write_key_sha256: hex::encode(Sha256::digest(&keys.write_key)),
             old_secret_key: None,
             old_write_key: None,
             origins: origins.to_vec(),
@@ -82,7 +82,7 @@ pub fn rotate(
                 )));
             }
             let key = new_key(*scope);
-            let sha256 = std::mem::replace(current, hex(&Sha256::digest(&key)));
+            let sha256 = std::mem::replace(current, hex::encode(Sha256::digest(&key)));
             *old = (!at_once).then_some(OldKey { sha256, until });
             keys.push((*scope, key));
         }
@@ -193,5 +193,5 @@ fn new_key(scope: KeyScope) -> String {
         KeyScope::Write => "tmw",
     };
     let bits: [u8; 32] = rand::rng().random();
-    format!("{prefix}_{}", hex(&bits))
+    format!("{prefix}_{}", hex::encode(bits))
 }

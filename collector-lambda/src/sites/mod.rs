@@ -282,18 +282,9 @@ fn what_is_wrong(origin: &str) -> &'static str {
     }
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
 fn hash_from_hex(text: &str) -> Result<[u8; 32], Error> {
-    let wrong = || Error::config("a key hash is not 64 hex digits");
-    if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(wrong());
-    }
     let mut hash = [0; 32];
-    for (at, byte) in hash.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| wrong())?;
-    }
+    hex::decode_to_slice(text, &mut hash)
+        .map_err(|error| Error::config("a key hash is not 64 hex digits").with_source(error))?;
     Ok(hash)
 }

@@ -1,11 +1,10 @@
 //! The lake behind a Firehose delivery stream.
 //!
-//! A record holds several lines, each with its newline, all of one batch: Firehose bills each record as if
-//! it were a multiple of 5 KB, so records are closed shortly before one.
+//! A record holds several lines of one batch, each with its newline. Firehose rounds the size of a record up to a
+//! multiple of 5 KB when it bills, so a record ends shortly before such a multiple.
 //!
-//! A call that succeeds may still have failed for some of its records. Only those are sent again, so that
-//! their neighbours are not stored twice; an event that Firehose has not named as stored is never taken
-//! for stored.
+//! A call can succeed and report that some of its records failed. Only those are sent again, so that the others are not
+//! stored twice. An event counts as stored only if the response says so for its record.
 
 use crate::Error;
 use crate::ingest::checked_batch::{Accepted, CheckedBatch};
@@ -20,15 +19,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Records in one call.
+/// The most records in one call.
 const CALL_RECORDS: usize = 500;
-/// Bytes of all records in one call.
+/// The most bytes of all records in one call.
 const CALL_BYTES: usize = 4 * 1024 * 1024;
-/// What is billed is a multiple of this.
+/// Firehose bills multiples of this.
 const BILLED_BYTES: usize = 5 * 1024;
-/// A record of more than one line is not larger: if it fails, all its lines come again.
+/// The largest record of more than one line. If a record fails, all its lines are sent again.
 const PACKED_BYTES: usize = 12 * BILLED_BYTES;
-/// When a client is to come again whose records were all refused one by one, which is how Firehose throttles.
+/// When the client should retry if every record was refused by itself, which is how Firehose throttles.
 const THROTTLED: Duration = Duration::from_secs(5);
 
 /// How long the stream counts as ready after it has worked.
@@ -52,9 +51,8 @@ impl Firehose {
         Self { client: Client::from_conf(config), name: name.into(), worked_at: Arc::default() }
     }
 
-    /// Stores the lines of a batch, each at least once. Returns the indexes of events that may not be
-    /// stored: Firehose has refused them until the time was up, or has not answered. It is an error that
-    /// none is stored.
+    /// Stores the lines of a batch, each at least once. Returns the indexes of events that may not be stored, because
+    /// Firehose refused them or did not answer until the time was up. If no event is stored, that is an error.
     pub async fn put(&self, batch: &CheckedBatch) -> Result<Vec<u32>, Error> {
         let mut backoff = Backoff::new();
         let mut left: Vec<&Accepted> = batch.events.iter().collect();
@@ -74,17 +72,17 @@ impl Firehose {
             if failed.is_empty() {
                 return Ok(Vec::new());
             }
-            let again = match &last {
+            let may_retry = match &last {
                 Some(error) => backoff.wait_after(error).await,
                 None => backoff.wait().await,
             };
-            if again {
+            if may_retry {
                 left = failed;
             } else if failed.len() < batch.events.len() {
                 return Ok(failed.iter().map(|event| event.index).collect());
             } else {
-                // Nothing to count, so nothing to remember: the same batch may come again.
-                let busy = || Error::unavailable("The lake takes no events now", THROTTLED);
+                // Nothing is stored and nothing is counted, so the client can send the same batch again.
+                let busy = || Error::unavailable("The lake accepts no events now", THROTTLED);
                 return Err(last.map_or_else(busy, |error| self.unavailable(error)));
             }
         }
@@ -105,7 +103,7 @@ impl Firehose {
             let code = error.code().unwrap_or("no answer");
             tracing::warn!(code, cause = %crate::error::chain(error), records = records.len(), "a call to the lake failed");
         })?;
-        // The answer has one entry for each record, in order. What it has none for may not be stored.
+        // The response has one entry for each record, in order. A record without an entry may not be stored.
         let entries = answer.request_responses();
         let is_stored = |at: usize| {
             entries.get(at).is_some_and(|entry| entry.error_code().is_none() && entry.record_id().is_some())
@@ -115,13 +113,13 @@ impl Firehose {
             self.note_success();
         } else {
             let code = entries.iter().find_map(|entry| entry.error_code()).unwrap_or_default();
-            tracing::warn!(code, failed = failed.len(), records = records.len(), "the lake did not take all records");
+            tracing::warn!(code, failed = failed.len(), records = records.len(), "the lake did not store all records");
         }
         Ok(failed)
     }
 
-    /// Whether the stream takes records, as far as it says. All collectors together may ask AWS five times a second, so
-    /// none asks while it knows, and not to be answered for that reason says nothing of the stream.
+    /// Whether the stream is active. AWS permits five of these calls a second for the whole account, so none is made while
+    /// the stream has worked recently, and a throttled call counts as ready.
     pub(crate) async fn ready(&self) -> Result<(), Error> {
         if crate::time::now().abs_diff(self.worked_at.load(Ordering::Relaxed)) < READY_FOR.as_millis() as u64 {
             return Ok(());
@@ -176,7 +174,7 @@ fn bytes(events: &[&Accepted]) -> usize {
     events.iter().map(|event| event.line.len() + 1).sum()
 }
 
-/// Cuts the events into records of which little is billed for nothing.
+/// Groups the events into records that fill most of what Firehose bills for them.
 fn pack<'a, 'b>(events: &'b [&'a Accepted]) -> Vec<&'b [&'a Accepted]> {
     let mut records = Vec::new();
     let (mut start, mut bytes) = (0, 0_usize);
@@ -196,7 +194,7 @@ fn pack<'a, 'b>(events: &'b [&'a Accepted]) -> Vec<&'b [&'a Accepted]> {
     records
 }
 
-/// Cuts the records so that each piece fits one call.
+/// Groups the records into calls.
 fn calls<'a, 'b, 'c>(mut records: &'c [&'b [&'a Accepted]]) -> impl Iterator<Item = &'c [&'b [&'a Accepted]]> {
     std::iter::from_fn(move || {
         let mut sum = 0;
@@ -204,7 +202,7 @@ fn calls<'a, 'b, 'c>(mut records: &'c [&'b [&'a Accepted]]) -> impl Iterator<Ite
             sum += bytes(record);
             sum <= CALL_BYTES
         };
-        // One always goes: a record is far smaller than a call.
+        // At least one: a record is far smaller than a call.
         let fitting = records.iter().take(CALL_RECORDS).take_while(fits).count().max(1);
         let (call, rest) = records.split_at_checked(fitting)?;
         records = rest;

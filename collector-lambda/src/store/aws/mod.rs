@@ -1,8 +1,7 @@
-//! What Firehose and DynamoDB have in common: how long a call may take, when it is worth repeating, and
-//! what to say when it is not.
+//! What the stores on AWS share: time limits, retries, and the error when a call fails.
 //!
-//! The SDK's own retries are off. Only the caller knows what a repetition must look like: Firehose gets
-//! the failed records alone, DynamoDB another shard.
+//! The SDK's own retries are off, because only the caller knows what to send in a retry: to Firehose the failed records
+//! alone, to DynamoDB perhaps another shard.
 
 pub mod dynamodb;
 pub mod firehose;
@@ -21,11 +20,11 @@ use std::future::Future;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// How long one sink is tried for one request. The last attempt may begin at its end.
+/// For how long a request tries one store. The last attempt may begin at the end of this time.
 const BUDGET: Duration = Duration::from_secs(4);
-/// How long one attempt may take, connecting included.
+/// The time limit of one attempt, including the connection.
 const ATTEMPT: Duration = Duration::from_secs(2);
-/// The same where nobody waits for it.
+/// The time limit of one attempt of a command, where no client waits.
 #[cfg(feature = "s3")]
 const PATIENT_ATTEMPT: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(1);
@@ -40,13 +39,13 @@ pub async fn config() -> SdkConfig {
     aws_config::from_env().http_client(http_client::shared()).load().await
 }
 
-/// One attempt a call, and not for long.
+/// For requests: one attempt a call, with a short time limit.
 pub(crate) fn limits() -> (RetryConfig, TimeoutConfig) {
     let timeouts = TimeoutConfig::builder().connect_timeout(CONNECT).operation_attempt_timeout(ATTEMPT).build();
     (RetryConfig::disabled(), timeouts)
 }
 
-/// For a command that takes its time: the SDK's own retries, and a page of a scan may take long.
+/// For commands: the SDK's retries, and time for a slow page of a scan.
 #[cfg(feature = "s3")]
 pub(crate) fn patience() -> (RetryConfig, TimeoutConfig) {
     let timeouts = TimeoutConfig::builder().connect_timeout(ATTEMPT).operation_attempt_timeout(PATIENT_ATTEMPT).build();
@@ -65,17 +64,17 @@ impl Backoff {
         Self { deadline: Instant::now() + BUDGET, ceiling: FIRST_CEILING }
     }
 
-    /// After a success: the next wait is a short one again, within the same budget.
+    /// After a success, the next wait is short again. The time budget stays.
     pub(crate) fn relax(&mut self) {
         self.ceiling = FIRST_CEILING;
     }
 
-    /// Waits before another attempt. `false` says that there is no time for one.
+    /// Waits before another attempt. Returns `false` if there is no time for one.
     pub(crate) async fn wait(&mut self) -> bool {
         self.wait_at_least(Duration::ZERO).await
     }
 
-    /// The same after a failure, and for as long as its answer asks for.
+    /// The same after a failed call, for at least as long as its response asks.
     pub(crate) async fn wait_after<E>(&mut self, error: &CallError<E>) -> bool {
         self.wait_at_least(asked_wait(error).unwrap_or_default()).await
     }
@@ -91,7 +90,7 @@ impl Backoff {
     }
 }
 
-/// Calls until it works, is refused, or the time is up. Only for what may happen twice.
+/// Calls until it succeeds, is refused, or the time is up. Only for calls that may take effect twice.
 pub(crate) async fn repeat<T, E, F>(backoff: &mut Backoff, call: impl Fn() -> F) -> Result<T, CallError<E>>
 where
     E: ProvideErrorMetadata,
@@ -105,7 +104,7 @@ where
     }
 }
 
-/// Whether AWS will say the same again however often it is asked.
+/// Whether a retry would fail in the same way.
 pub(crate) fn is_refusal<E: ProvideErrorMetadata>(error: &CallError<E>) -> bool {
     matches!(
         error.code(),
@@ -127,18 +126,18 @@ pub(crate) fn is_refusal<E: ProvideErrorMetadata>(error: &CallError<E>) -> bool 
     )
 }
 
-/// How long an answer asks to wait, if it does: seconds as in HTTP, or milliseconds as some AWS services say it.
+/// How long a response asks to wait, if it does: `retry-after` in seconds, or `x-amz-retry-after` in milliseconds.
 fn asked_wait<E>(error: &CallError<E>) -> Option<Duration> {
     let headers = error.raw_response()?.headers();
     let said = |name: &str| headers.get(name)?.trim().parse::<u64>().ok();
     said("x-amz-retry-after").map(Duration::from_millis).or_else(|| said("retry-after").map(Duration::from_secs))
 }
 
-/// When a client should come again after this failure: as the sink says, or else by what kind of failure it is.
-fn come_again<E: ProvideErrorMetadata>(error: &CallError<E>) -> Duration {
+/// When a client should retry after this failure: as the response asks, or else by the kind of failure.
+fn retry_after<E: ProvideErrorMetadata>(error: &CallError<E>) -> Duration {
     let asked = asked_wait(error).map(|asked| asked.clamp(Duration::from_secs(1), LONGEST_WAIT));
     asked.unwrap_or_else(|| {
-        // Somebody has to mend it. Or it has more to do than it can. Or others were at the same items.
+        // An operator must act; a conflict on the same items; the service is overloaded; anything else.
         Duration::from_secs(match error.code() {
             _ if is_refusal(error) => 30,
             Some("TransactionCanceledException" | "TransactionConflictException") => 1,
@@ -148,13 +147,13 @@ fn come_again<E: ProvideErrorMetadata>(error: &CallError<E>) -> Duration {
     })
 }
 
-/// What to answer when a call to `sink` (such as "the table x") has failed for good. The name of the
-/// sink and the cause are for the log, not for the sender of the request.
+/// The error when a call to `sink` (such as "the table x") has failed and is not retried. The name of the sink and the
+/// cause are for the log, not for the client.
 pub(crate) fn unavailable<E>(what: &str, sink: &str, error: CallError<E>) -> Error
 where
     E: ProvideErrorMetadata + StdError + Send + Sync + 'static,
 {
-    let after = come_again(&error);
+    let after = retry_after(&error);
     let code = error.code().unwrap_or("no answer");
     let cause = Error::config(format!("{sink} cannot be used ({code})")).with_source(error);
     Error::unavailable(format!("{what} cannot be used now"), after).with_source(cause)

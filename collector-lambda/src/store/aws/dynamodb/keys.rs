@@ -54,7 +54,7 @@ pub(crate) fn marked(key: &str) -> String {
     if key.len() <= KEY_BYTES {
         return format!("#{key}");
     }
-    format!("!{}", crate::sites::hex(&Sha256::digest(key)))
+    format!("!{}", hex::encode(Sha256::digest(key)))
 }
 
 pub(super) fn shards_key(username: &str, event_type: &str) -> Item {
