@@ -106,6 +106,29 @@ async fn the_write_key_cannot_rewrite_the_past() {
     assert_eq!(answer(collector.post("/v1/batch", &imported)).await.1["accepted"], 1);
 }
 
+/// Clients choose ids, so a stranger can send the id of a genuine event, or one id in two batches.
+#[tokio::test]
+async fn ids_that_a_stranger_repeats_change_no_genuine_count_and_jam_no_command() {
+    let mut collector = Collector::start(&[]);
+    let genuine = json!({"event_id": uuid(), "event_type": "custom", "name": "order", "occurred_at": now()});
+    let junk = json!({"event_id": genuine["event_id"], "event_type": "custom", "name": "junk", "occurred_at": now()});
+    let body = |event: &Value| json!({"batch_id": uuid(), "events": [event]});
+    for _ in 0..2 {
+        assert_eq!(answer(with_write_key(&collector, "/v1/batch", &body(&junk))).await.1["accepted"], 1);
+    }
+    assert_eq!(answer(collector.post("/v1/batch", &body(&genuine))).await.1["accepted"], 1);
+    collector.stop();
+    for command in [&["verify"][..], &["reconcile"], &["reconcile", "--repair"], &["reconcile"]] {
+        let (succeeded, said) = collector.run(command);
+        assert!(succeeded && said.contains("3 events"), "{command:?}: {said}");
+    }
+    collector.restart();
+    for (name, count) in [("order", 1), ("junk", 2)] {
+        let counted = collector.get(&format!("/v1/counts?event_type=custom&key={name}")).await;
+        assert_eq!(counted["total"], count, "{name}");
+    }
+}
+
 #[tokio::test]
 async fn a_transfer_encoding_that_is_not_decoded_is_refused() {
     let collector = Collector::start(&[]);

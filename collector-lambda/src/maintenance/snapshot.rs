@@ -6,6 +6,8 @@
 //! with the lake.
 
 use crate::Error;
+use crate::ingest::checked_batch::Fingerprint;
+use crate::ingest::stored_event::StoredEvent;
 use crate::maintenance::reconcile::{self as compare, failed, read_line};
 use crate::store::embedded::{database, lake};
 use crate::store::query::HOUR;
@@ -21,7 +23,7 @@ const TRIES: usize = 20;
 const TABLES: &str = "
     CREATE TEMP TABLE files (id INTEGER PRIMARY KEY, path TEXT NOT NULL, name TEXT);
     CREATE TEMP TABLE seen (
-        username TEXT NOT NULL, event_id BLOB NOT NULL, file INTEGER, PRIMARY KEY (username, event_id)
+        username TEXT NOT NULL, event BLOB NOT NULL, file INTEGER, PRIMARY KEY (username, event)
     ) WITHOUT ROWID;
 ";
 
@@ -123,12 +125,12 @@ impl LakeSnapshot {
             if let Err(why) = read {
                 wrong(format!("{path}: {why}"));
             }
-            if let Some((username, event_id)) = first.filter(|_| wrong_twice) {
+            if let Some((username, event, event_id)) = first.filter(|_| wrong_twice) {
                 let other: String = self
                     .db
                     .query_row(
-                        "SELECT path FROM seen JOIN files ON id = file WHERE username = ? AND event_id = ?",
-                        params![username, event_id.uuid().as_bytes()],
+                        "SELECT path FROM seen JOIN files ON id = file WHERE username = ? AND event = ?",
+                        params![username, event],
                         |row| row.get(0),
                     )
                     .map_err(failed)?;
@@ -163,13 +165,14 @@ impl LakeSnapshot {
         if path.is_some_and(|path| !path.starts_with(&place)) {
             return Ok(Taken::Unreadable(format!("it belongs below {place}")));
         }
+        let event = identity(&line);
         let fresh = self
             .db
             .prepare_cached("INSERT INTO seen VALUES (?, ?, ?) ON CONFLICT DO NOTHING")
-            .and_then(|mut insert| insert.execute(params![line.username, line.event_id.uuid().as_bytes(), file]))
+            .and_then(|mut insert| insert.execute(params![line.username, event, file]))
             .map_err(failed)?;
         if fresh == 0 {
-            return Ok(Taken::Twice((line.username.into_owned(), line.event_id)));
+            return Ok(Taken::Twice((line.username.into_owned(), event, line.event_id)));
         }
         self.db
             .prepare_cached(
@@ -191,8 +194,17 @@ impl LakeSnapshot {
 /// What became of a line.
 enum Taken {
     Fresh,
-    Twice((String, EventId)),
+    Twice((String, [u8; 16], EventId)),
     Unreadable(String),
+}
+
+/// What is stored once and counted once: an event of a batch.
+///
+/// An `event_id` alone is not enough. Clients choose it, and anybody with the write key could send the id of another
+/// event, or one id in two batches, which both count.
+fn identity(line: &StoredEvent<'_>) -> [u8; 16] {
+    let (batch_id, event_id) = (line.batch_id.uuid(), line.event_id.uuid());
+    Fingerprint::of(&[line.scope.as_str().as_bytes(), batch_id.as_bytes(), event_id.as_bytes()]).0
 }
 
 fn unwalkable(error: io::Error) -> Error {

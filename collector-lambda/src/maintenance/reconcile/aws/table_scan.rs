@@ -2,7 +2,9 @@
 
 use crate::Error;
 use crate::ingest::checked_batch::{LOST, MARKER_LIFETIME};
+use crate::ingest::stored_event::StoredEvent;
 use crate::maintenance::reconcile::{self as compare, failed, read_line};
+use crate::sites::KeyScope;
 use crate::store::aws::dynamodb::keys::{self, HOURS, Item};
 use crate::store::aws::dynamodb::parts::Marker;
 use crate::store::aws::dynamodb::table::DynamoDb;
@@ -36,8 +38,8 @@ const TABLES: &str = "
         UNIQUE (username, event_type, key, hour)
     );
     CREATE TABLE places (
-        username TEXT NOT NULL, event_id BLOB NOT NULL, cell INTEGER NOT NULL, certainty INTEGER NOT NULL,
-        PRIMARY KEY (username, event_id, cell)
+        username TEXT NOT NULL, event BLOB NOT NULL, cell INTEGER NOT NULL, certainty INTEGER NOT NULL,
+        PRIMARY KEY (username, event, cell)
     ) WITHOUT ROWID;
 ";
 
@@ -45,14 +47,14 @@ const TABLES: &str = "
 /// counted if each line of it is old.
 const EVENTS: &str = "
     CREATE VIEW events AS
-    SELECT username, event_id, count(*) AS places, sum(certainty = 2) AS here, min(certainty) > 0 OR max(certainty) = 2 AS certain,
+    SELECT username, event, count(*) AS places, sum(certainty = 2) AS here, min(certainty) > 0 OR max(certainty) = 2 AS certain,
         coalesce(max(CASE certainty WHEN 2 THEN cell END), max(cell)) AS cell
-    FROM places GROUP BY username, event_id;
+    FROM places GROUP BY username, event;
     INSERT INTO stored
         SELECT username, event_type, key, hour, counts.count, maybe FROM cells JOIN
             (SELECT cell, sum(certain) AS count, sum(NOT certain) AS maybe FROM events
              WHERE here = 1 OR places = 1 GROUP BY cell) AS counts ON cell = id;
-    CREATE TABLE unclear AS SELECT username, event_id, certain, here FROM events WHERE here <> 1 AND places > 1;
+    CREATE TABLE unclear AS SELECT username, event, certain, here FROM events WHERE here <> 1 AND places > 1;
 ";
 
 /// Of an event with several places, whether it is certain to be in a counter: only if that counts all of them.
@@ -60,9 +62,9 @@ fn unsettled(key: &str, hour: &str) -> String {
     format!(
         "INSERT INTO unsettled
          SELECT username, event_type, key, hour, sum(choices = 1 AND certain), sum(NOT (choices = 1 AND certain)) FROM (
-             SELECT *, count(*) OVER (PARTITION BY username, event_id) AS choices FROM (
-                 SELECT DISTINCT username, event_id, certain, event_type, {key} AS key, {hour} AS hour
-                 FROM unclear JOIN places USING (username, event_id)
+             SELECT *, count(*) OVER (PARTITION BY username, event) AS choices FROM (
+                 SELECT DISTINCT username, event, certain, event_type, {key} AS key, {hour} AS hour
+                 FROM unclear JOIN places USING (username, event)
                      JOIN (SELECT id, event_type, key, hour FROM cells) ON id = cell
                  WHERE here = 0 OR certainty = 2
              )
@@ -241,9 +243,7 @@ impl TableScan {
                 "INSERT INTO places VALUES (?, ?, ?, ?) ON CONFLICT DO UPDATE SET certainty =
                      CASE WHEN 2 IN (certainty, excluded.certainty) THEN 2 ELSE min(certainty, excluded.certainty) END",
             )
-            .and_then(|mut add| {
-                add.execute(params![line.username, line.event_id.uuid().as_bytes(), cell, certainty as i64])
-            })
+            .and_then(|mut add| add.execute(params![line.username, identity(&line), cell, certainty as i64]))
             .map(|_| Ok(()))
             .map_err(failed)
     }
@@ -268,4 +268,14 @@ impl TableScan {
         let sums = "SELECT count(*), coalesce(sum(NOT certain), 0) FROM events";
         self.db.query_row(sums, [], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)
     }
+}
+
+/// What is counted once: an `event_id`, sent with keys of one scope. A public line never stands for a secret one.
+///
+/// Not by batch as in a data directory: an event that a batch was told to retry may be stored with that batch too.
+fn identity(line: &StoredEvent<'_>) -> [u8; 17] {
+    let mut identity = [0; 17];
+    identity[0] = u8::from(line.scope == KeyScope::Write);
+    identity[1..].copy_from_slice(line.event_id.uuid().as_bytes());
+    identity
 }
