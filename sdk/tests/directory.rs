@@ -2,66 +2,21 @@
 //! spools in one directory, as several processes have.
 #![cfg(feature = "spool")]
 
+mod spool_folder;
+
 use proptest::prelude::*;
+use spool_folder::{Folder, NOW, adopt, id, opening};
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tallymark::outbox::{Answer, Clock, Config, Next};
-use tallymark::{BatchId, DirectorySpool, Durability, Event, MemorySpool, Outbox, Reason, Recovered, Segment, Spool};
+use tallymark::{BatchId, DirectorySpool, Durability, Event, MemorySpool, Outbox, Reason, Segment, Spool};
 
-const NOW: u64 = 1_763_673_600_000;
 const CLOCK: Clock = Clock::start(NOW, 0);
-
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("tallymark-spool-{:016x}", rand::random::<u64>()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn files(&self, extension: &str) -> Vec<PathBuf> {
-        files(&self.0, extension)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            found.extend(files(&path, extension));
-        } else if path.extension().is_some_and(|found| found == extension) {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found
-}
 
 fn open(folder: &Folder) -> DirectorySpool {
     DirectorySpool::open(&folder.0, Durability::Process).unwrap()
-}
-
-/// Takes over all segments.
-fn adopt(spool: &mut DirectorySpool) -> Recovered {
-    let mut all = Recovered::default();
-    loop {
-        let some = spool.adopt(usize::MAX).unwrap();
-        if some == Recovered::default() {
-            return all;
-        }
-        all.segments.extend(some.segments);
-        all.corrupt += some.corrupt;
-    }
 }
 
 type AnOutbox = Outbox<DirectorySpool, fn() -> u64>;
@@ -75,14 +30,6 @@ fn adopting(folder: &Folder, config: Config) -> AnOutbox {
     let mut outbox = outbox(folder, config);
     while outbox.adopt(&CLOCK).unwrap() > 0 {}
     outbox
-}
-
-fn id(number: u8) -> BatchId {
-    BatchId::new(NOW + u64::from(number), &mut || u64::from(number))
-}
-
-fn opening(batch: BatchId) -> String {
-    format!("{{\"batch_id\":\"{batch}\",\"sdk\":\"t\",\"events\":[\n{{\"n\":0}}")
 }
 
 #[derive(Clone, Debug)]
@@ -517,69 +464,4 @@ fn what_is_open_when_the_directory_goes_away_is_still_sent() {
     assert!(attempt.body.contains("before") && attempt.body.contains("after") && attempt.body.ends_with("\n]}"));
     let receipt = Answer::Receipt { accepted: 2, rejected: 0, retry: &[] };
     assert_eq!(outbox.answer(NOW, attempt.batch_id, receipt).delivered, 2);
-}
-
-#[cfg(unix)]
-const PART: &str = "TALLYMARK_SPOOL_PART";
-
-/// Runs a part of `child` in another process, in this directory.
-#[cfg(unix)]
-fn run(part: &str, before: &str, folder: &Folder) {
-    let output = std::process::Command::new("sh")
-        .args(["-c", &format!("{before} exec \"$0\" --exact child")])
-        .arg(std::env::current_exe().unwrap())
-        .env(PART, part)
-        .current_dir(&folder.0)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-}
-
-/// Not a test: the code of the other processes.
-#[test]
-#[cfg(unix)]
-fn child() {
-    let Ok(part) = std::env::var(PART) else { return };
-    let mut spool = DirectorySpool::open(Path::new("spool"), Durability::Process).unwrap();
-    match part.as_str() {
-        "elsewhere" => {
-            std::env::set_current_dir("/").unwrap();
-            spool.append(id(1), &opening(id(1))).unwrap();
-            spool.seal(id(1), "\n]}").unwrap();
-            assert!(spool.read(id(1)).is_ok());
-        }
-        "full" => {
-            for _ in 0..2 {
-                assert_eq!(adopt(&mut spool).segments.len(), 1);
-                assert!(spool.read(id(1)).unwrap().ends_with("\n]}"));
-                drop(spool);
-                spool = DirectorySpool::open(Path::new("spool"), Durability::Process).unwrap();
-            }
-        }
-        other => panic!("no such part: {other}"),
-    }
-}
-
-#[test]
-#[cfg(unix)]
-fn a_relative_directory_stays_where_it_is() {
-    let folder = Folder::new();
-    run("elsewhere", "", &folder);
-    assert_eq!(folder.files("batch").len(), 1);
-}
-
-#[test]
-#[cfg(unix)]
-fn what_was_left_is_taken_over_also_if_not_a_byte_more_fits() {
-    let folder = Folder::new();
-    let mut spool = DirectorySpool::open(&folder.0.join("spool"), Durability::Process).unwrap();
-    spool.append(id(1), &opening(id(1))).unwrap();
-    for _ in 0..400 {
-        spool.append(id(1), ",\n{\"n\":1}").unwrap();
-    }
-    drop(spool);
-    // Less than the length of the file.
-    run("full", "trap '' XFSZ; ulimit -f 2;", &folder);
-    assert_eq!(folder.files("open").len(), 1);
-    assert_eq!(adopt(&mut DirectorySpool::open(&folder.0.join("spool"), Durability::Process).unwrap()).corrupt, 0);
 }
