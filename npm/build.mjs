@@ -52,8 +52,6 @@ function buildCore() {
       // Nothing is in the lowest kilobyte: it is the far end of the stack.
       ...[
         "--low-memory-unused",
-        // A panic aborts, so the code before it may assume that there is none.
-        "--traps-never-happen",
         "--flatten",
         "--rereloop",
         "-O3",
