@@ -35,7 +35,7 @@ struct Options {
     /// Events in a batch.
     #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [1, 10, 100])]
     batches: Vec<usize>,
-    /// Connections, each with one request on its way.
+    /// Connections, each with one request in flight.
     #[arg(long, value_name = "N", default_value_t = 64)]
     connections: usize,
     /// How often the two take turns.
@@ -81,7 +81,7 @@ fn main() {
     }
 }
 
-/// The bare server. It ends when whoever has started it does.
+/// The bare server. It ends with its parent process.
 fn echo() {
     let serve = async {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -98,7 +98,7 @@ async fn compare(options: &Options) -> String {
     let echo = Server::echo();
     let mut sent = Sent::default();
     let mut text = format!(
-        "{} connections, one request on its way on each; {} rounds of {} s for each server.\n\n\
+        "{} connections, one request in flight on each; {} rounds of {} s for each server.\n\n\
          | events a batch | bytes | events/s | batches/s | p50 ms | p99 ms | CPU µs a batch | batches a transaction \
          | echo batches/s | p50 ms | p99 ms | CPU µs a batch | ratio | client's CPU µs a batch |\n\
          |---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n",
@@ -290,7 +290,7 @@ async fn load(server: &Server, events: usize, options: &Options, rate: Option<us
     round
 }
 
-/// A request whose ids are written anew each time, in place.
+/// A request whose ids are overwritten in place each time.
 struct Template {
     request: Vec<u8>,
     body_bytes: usize,

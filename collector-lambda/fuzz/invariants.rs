@@ -109,7 +109,7 @@ pub fn event(data: &[u8]) {
             }
         }
     }
-    // What is an event by itself is one in a batch, and the other way round.
+    // An event that is valid alone is valid in a batch, and the reverse.
     let id = BatchId::new(NOW, &mut || 7);
     let in_batch = [format!("{{\"batch_id\":\"{id}\",\"events\":[").as_bytes(), data, b"]}"].concat();
     let prepared = batch(&in_batch).unwrap();

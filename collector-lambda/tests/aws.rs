@@ -1,5 +1,5 @@
 //! Firehose and DynamoDB behind the collector: against local AWS, through a proxy that injects faults, and
-//! against a Firehose that fails as it is told.
+//! against a Firehose that fails as configured.
 #![expect(clippy::unwrap_used, reason = "what goes wrong here fails a test")]
 
 mod local_aws;
@@ -160,7 +160,7 @@ fn transactions(proxy: &Proxy) -> u64 {
     proxy.report().calls["TransactWriteItems"]
 }
 
-/// A Firehose that answers as it is told: by the number of the call and the lines in it.
+/// A Firehose whose answer depends on the number of the call and the lines in it.
 struct FakeFirehose {
     config: SdkConfig,
     /// The lines of each call.
@@ -555,7 +555,7 @@ async fn no_fault_on_the_way_counts_twice_or_never() {
 }
 
 #[tokio::test]
-async fn counters_that_stay_busy_are_unavailable_and_the_batch_can_come_again() {
+async fn counters_that_stay_busy_are_unavailable_and_the_batch_can_be_retried() {
     let (config, proxy) = proxied(["TransactWriteItems=conflict"]).await;
     let table = table_of(&config).await;
     let batch = batch([("custom", "a")]);

@@ -184,7 +184,7 @@ async fn survives(mut collector: Collector, fill: impl Fn(&Collector), free: imp
     assert!(collector.total("custom").await > 0, "what has been counted can be read");
     free(&collector);
     let before = seen.lock().unwrap().accepted.len();
-    wait("it does not go on by itself", &|seen| seen.accepted.len() > before + 100).await;
+    wait("it does not recover", &|seen| seen.accepted.len() > before + 100).await;
     stop.store(true, Ordering::Relaxed);
     for sender in senders {
         sender.await.unwrap();
@@ -371,7 +371,7 @@ async fn a_database_that_is_gone_is_not_begun_anew_beside_its_lake() {
         assert_eq!(collector.get("/v1/counts/top?event_type=custom").await.to_string(), top);
         collector.stop();
     }
-    // Where a line cannot be read, its event would be missing for good, without a word.
+    // A line that cannot be read would lose its event silently.
     fs::remove_file(&database).unwrap();
     let lake = contents(&collector.data_dir());
     let (file, lines) = lake.iter().find(|(file, _)| file.extension().is_some_and(|it| it == "ndjson")).unwrap();

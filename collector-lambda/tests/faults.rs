@@ -157,7 +157,7 @@ struct Ledger {
     /// By event type and key, by hour.
     counts: BTreeMap<(&'static str, String), BTreeMap<u64, u64>>,
     stored: BTreeSet<String>,
-    /// Events that were refused for good.
+    /// Events that were rejected.
     refused: BTreeSet<String>,
 }
 
@@ -197,7 +197,7 @@ impl Ledger {
         *self.counts.entry((event_type, key.into())).or_default().entry(hour).or_default() += n;
     }
 
-    /// Asserts that whoever asks is told all this and nothing else: each key, the hours of all keys together, and those
+    /// Asserts that the counters say exactly this: each key, the hours of all keys together, and those
     /// of a few.
     async fn assert_answered(&self, place: &Place) {
         let (store, username) = (place.direct(), &self.username);
@@ -620,7 +620,7 @@ async fn run(place: &Place, seed: u64, figures: &Figures) -> Ledger {
         if !retry.is_empty() {
             plan.rules.clear();
             place.follow(plan.clone());
-            // Some clients are gone for good, and their events with them.
+            // Some clients never return, and their events are lost.
             if random.random_bool(0.85) {
                 left.push_back(Sent::new(&mut random, retry, BTreeMap::new()));
             }

@@ -68,7 +68,7 @@ async fn bombs_of_every_build_are_defused() {
     let limit = 512 * 1024;
     let many = |member: &[u8], bytes: usize| member.repeat(bytes / member.len());
     let bombs = [
-        // Ten gigabytes of zeros: too large on their way already.
+        // Ten gigabytes of zeros: too large even when compressed.
         (many(&zeros, 10_000 * zeros.len()), 413, "body_too_large"),
         // As many as may be sent.
         (many(&zeros, limit), 413, "body_too_large"),
@@ -148,7 +148,7 @@ async fn heads_without_end_are_cut_off() {
 }
 
 #[tokio::test]
-async fn two_hundred_who_send_crumbs_or_do_not_read_hold_nobody_up() {
+async fn two_hundred_slow_clients_delay_nobody() {
     // All of them have one address here, so that limit would help the others out.
     let collector = Collector::start(&["--rate-limit-per-address", "0"]);
     let post = head(&collector, "POST /v1/batch");

@@ -222,7 +222,7 @@ async fn bodies_on_their_way_take_only_so_much_memory() {
             String::from_utf8(answer).unwrap()
         });
     }
-    // 256 of them fit; the others are told to come again.
+    // 256 of them fit; the others are asked to retry.
     for _ in 256..400 {
         let answer = senders.join_next().await.unwrap().unwrap();
         assert!(answer.starts_with("HTTP/1.1 503") && answer.contains(r#""code":"unavailable""#), "{answer}");
@@ -276,7 +276,7 @@ async fn a_broken_sites_file_keeps_the_old_sites() {
 }
 
 #[tokio::test]
-async fn who_asks_too_often_is_told_when_to_come_again() {
+async fn requests_beyond_the_rate_get_429_with_a_time_to_retry() {
     for limit in ["--rate-limit-per-key", "--rate-limit-per-address"] {
         let collector = Collector::start(&[limit, "1"]);
         let requests: Vec<_> = (0..30)

@@ -176,7 +176,7 @@ impl Answer {
             assert_eq!(all.is_some(), door.all_values, "{event}");
             (name.clone(), all.unwrap_or_else(|| text(value)))
         });
-        // A REST API returns base64 undecoded, unless it is told which types are binary.
+        // A REST API returns base64 undecoded, unless it is configured with the binary types.
         assert_eq!(event["isBase64Encoded"], false, "{event}");
         assert_eq!(event.get("statusDescription").is_some(), door.is_load_balancer(), "{event}");
         Self::new(event["statusCode"].as_u64().unwrap(), headers, text(&event["body"]))
@@ -339,7 +339,7 @@ async fn every_door_answers_as_the_server_does() {
             let receipt = first.json();
             assert_eq!((first.status, &receipt["accepted"], &receipt["duplicate"]), (200, &json!(2), &json!(false)));
             assert_eq!(receipt["rejected"][0]["index"], 2, "{case}");
-            // A replay gets the same receipt, whoever answers it.
+            // A replay gets the same receipt from every door.
             let again = door.ask(&function, &call, base64).await;
             assert_eq!(again.body, first.body.replace(r#""duplicate":false"#, r#""duplicate":true"#), "{case}");
             assert_eq!((&again, &again.headers), (&server.ask(&call).await, &first.headers), "{case}");
@@ -658,7 +658,7 @@ fn now() -> u64 {
 }
 
 #[tokio::test]
-async fn a_client_is_told_to_retry_before_lambda_ends_the_function() {
+async fn a_client_gets_503_before_lambda_ends_the_function() {
     let (sites, keys) = sites();
     let (table, silence) = (local_aws::new_table().await, silence().await);
     let mut function = Function::start(&[

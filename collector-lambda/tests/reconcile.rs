@@ -159,7 +159,7 @@ async fn commit(data_dir: &Path, received: &[u64], events: u32) {
     }
     embedded.close().await.unwrap();
     drop(embedded);
-    // A process that another test has just started may still hold what was open here; unlocking lets go of that too.
+    // A process that another test has just started may still hold files that were open here; unlocking releases them too.
     let lock = std::fs::File::open(data_dir.join("lock")).unwrap();
     for _ in 0..6_000 {
         if lock.try_lock().is_ok() {
@@ -410,9 +410,9 @@ async fn a_database_that_cannot_be_used_is_refused_and_left_as_it_is() {
     assert!(said.contains("cannot make the data directory /proc/tallymark"), "{said}");
 }
 
-/// As on a full disk: refused with the time to come again, and taken once there is room.
+/// As on a full disk: refused with a time to retry, and accepted as soon as there is room.
 #[tokio::test]
-async fn a_store_that_cannot_be_written_says_when_to_come_again() {
+async fn a_store_that_cannot_be_written_says_when_to_retry() {
     let mut collector = Collector::start(&[]);
     let full = "CREATE TRIGGER full BEFORE INSERT ON batches BEGIN SELECT RAISE(ABORT, 'disk is full'); END";
     let db = database(&collector.data_dir());

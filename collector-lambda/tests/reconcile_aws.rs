@@ -314,7 +314,7 @@ async fn counters_of_all_kinds_are_found_right() {
     site.put("2026/compressed.gz", gzip(&text(&compressed))).await;
     site.put("2026/members", [gzip(&text(&compressed)), gzip(&text(&mixed))].concat()).await;
     site.put("2026/cut", text(&compressed).trim_end().to_owned()).await;
-    // None of its business.
+    // Not part of the comparison.
     site.put("errors/processing-failed/2026", "not a line").await;
     site.put("2026/", "").await;
     site.assert_right(5 + 300 + 4, 0).await;
@@ -391,7 +391,7 @@ async fn each_kind_of_damage_is_named_and_repaired() {
 async fn what_is_under_way_is_neither_named_nor_counted() {
     let site = Site::new().await;
     site.commit(custom("a", 2, days_ago(1))).await;
-    // Stored, and its client has not come again yet.
+    // Stored, and its client has not retried yet.
     let waiting = custom("a", 3, days_ago(1));
     site.store(&waiting).await;
     // Counted in part.
@@ -409,7 +409,7 @@ async fn what_is_under_way_is_neither_named_nor_counted() {
     site.content(&["--repair"]).await;
     site.add("c#shop#custom#0", "t#a", "n", -3).await;
     site.assert_right(305, 303).await;
-    // They come again.
+    // They retry.
     site.commit(later(&waiting)).await;
     site.commit(later(&wide)).await;
     site.assert_right(305, 0).await;
@@ -533,7 +533,7 @@ async fn a_repair_is_made_once() {
     site.assert_right(300, 0).await;
 }
 
-/// Clients that store and count, come later and come again.
+/// Clients that store and count late, and retry.
 fn traffic(site: &Arc<Site>) -> Vec<JoinHandle<()>> {
     (0..3)
         .map(|_| {

@@ -150,7 +150,7 @@ async fn a_connection_that_sends_no_request_is_closed() {
     server.await.unwrap().unwrap();
 }
 
-/// A disk that stalls while more comes than may wait: some are refused and told when to come again, and in the
+/// A disk that stalls while more comes than may wait: some are refused with a time to retry, and in the
 /// end each is counted once.
 #[tokio::test]
 async fn a_store_that_cannot_keep_up_says_so_and_loses_nothing() {
@@ -296,7 +296,7 @@ async fn every_event_is_in_the_figures_once() {
         {"event_type": "custom", "name": "good"}, {"event_type": "custom"}, {"event_type": "nothing"}, 7,
         {"event_type": "button_click", "button_id": "b"},
     ]});
-    // Sent, accepted, refused for good.
+    // Sent, accepted, rejected.
     for (sent, terms) in [(mixed.clone(), [5, 2, 3, 0]), (support::batch(10), [15, 12, 3, 0])] {
         assert_eq!(world.post("/v1/batch", Body::from(sent.to_string())).await.0, 200);
         assert_eq!(world.conserved(), terms);

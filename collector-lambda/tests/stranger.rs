@@ -1,4 +1,4 @@
-//! What a stranger can do who has the public write key, or a page in a browser that remembers the secret key.
+//! Attacks of a stranger with the public write key, and of a page in a browser that remembers the secret key.
 
 mod support;
 

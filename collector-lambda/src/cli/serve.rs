@@ -134,7 +134,7 @@ impl Serve {
         let metrics = metrics_listener
             .map(|listener| tokio::spawn(serve(listener, metrics.router(), KEEP_ALIVE, std::future::pending())));
         let watch = tokio::spawn(reload::watch(Arc::clone(&collector), self.sites.clone(), known)?);
-        // Before the address is printed: whoever reads it may already send signals.
+        // Before the address is printed, because its reader may send a signal at once.
         let stop = stop_signal()?;
         let address = listener.local_addr().map_err(|error| Error::config("cannot listen").with_source(error))?;
         print(&format!("listening on http://{address}"));

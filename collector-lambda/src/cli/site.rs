@@ -19,7 +19,7 @@ pub(super) enum Command {
         /// The site's name.
         name: String,
         /// The origin of its pages, such as https://shop.example, or capacitor://localhost for an application. `null` is
-        /// the origin of every sandboxed or local page, whoever wrote it. May be given several times.
+        /// the origin of every sandboxed or local page of any author. May be given several times.
         #[arg(long = "origin", value_name = "URL")]
         origins: Vec<String>,
         /// Store visitors' IP addresses: the client's address for events from pages, and the event's `ipaddress` for

@@ -95,7 +95,7 @@ impl Proxy {
         let _ = self.state.held.subscribe().wait_for(|held| *held > 0).await;
     }
 
-    /// Lets go of all calls that are held, and waits until they have met their end.
+    /// Releases all calls that are held, and waits until they have ended.
     pub async fn release(&self, how: Release) {
         self.state.release.send_replace(how);
         let _ = self.state.held.subscribe().wait_for(|held| *held == 0).await;

@@ -1,4 +1,4 @@
-//! `GET /health` and `GET /ready`, for load balancers and for whoever operates the collector.
+//! `GET /health` and `GET /ready`, for load balancers and for operators.
 
 use crate::http::app::Shared;
 use crate::http::problem::Problem;

@@ -97,7 +97,7 @@ mod tests {
     use std::sync::atomic::AtomicUsize;
 
     #[tokio::test(start_paused = true)]
-    async fn many_callers_and_those_who_hang_up_share_one_check() {
+    async fn all_callers_share_one_check() {
         let readiness = Arc::new(Readiness::default());
         let checks = Arc::new(AtomicUsize::new(0));
         let ask = || {

@@ -43,10 +43,10 @@ pub(crate) fn reconcile(folder: &Path, repair: bool, print: &dyn Fn(&str)) -> Re
 fn rebuild(folder: &Path, print: &dyn Fn(&str)) -> Result<u64, Error> {
     print(
         "there is no database, so a new one is made. What only the old one knew is lost: which batches have been \
-         received, so that one that comes again is counted again; lines on their way to the lake; the counts of what \
+         received, so that a repeated batch is counted again; lines that were not in the lake yet; the counts of what \
          `prune` has removed, and of what clients have lost",
     );
-    let snapshot = LakeSnapshot::of(database::begin_anew(folder)?, folder)?;
+    let snapshot = LakeSnapshot::of(database::create_new(folder)?, folder)?;
     if compare(&snapshot, true, print)? > 0 {
         return Err(Error::config("not made: what cannot be read would not be counted"));
     }

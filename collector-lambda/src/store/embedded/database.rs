@@ -41,7 +41,7 @@ const SCHEMA: &str = "
         count INTEGER NOT NULL,
         PRIMARY KEY (username, event_type, key, hour)
     ) WITHOUT ROWID;
-    -- Lines on their way to the lake. Numbers are never used again, and name the files.
+    -- Lines that are not in the lake yet. Numbers are never reused, and name the files.
     CREATE TABLE held (
         seq INTEGER PRIMARY KEY AUTOINCREMENT,
         username TEXT NOT NULL, event_type TEXT NOT NULL, hour INTEGER NOT NULL, lines TEXT NOT NULL
@@ -151,7 +151,7 @@ pub(crate) fn open(folder: &Path) -> Result<Connection, Error> {
 }
 
 /// A database for a store whose own is missing, to fill and then to [`put_in_place`].
-pub(crate) fn begin_anew(folder: &Path) -> Result<Connection, Error> {
+pub(crate) fn create_new(folder: &Path) -> Result<Connection, Error> {
     let path = folder.join(NEW_DATABASE);
     for file in [&path, &wal(&path)] {
         // Of an attempt that was cut off.

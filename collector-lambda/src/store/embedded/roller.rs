@@ -14,7 +14,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 
-/// What the roller is told before its interval is over.
+/// A signal that ends the roller's wait early.
 pub(crate) enum Signal {
     Roll,
     Stop,
@@ -31,7 +31,7 @@ pub(crate) struct Roller {
 }
 
 impl Roller {
-    /// Works until it is told to stop, or nobody is left to tell it anything.
+    /// Works until the stop signal, or until no sender of signals is left.
     pub(crate) fn run(&self, every: Duration, signals: &std::sync::mpsc::Receiver<Signal>) {
         while let Ok(Signal::Roll) | Err(RecvTimeoutError::Timeout) = signals.recv_timeout(every) {
             if let Err(error) = self.roll() {

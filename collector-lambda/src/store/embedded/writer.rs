@@ -31,7 +31,7 @@ const HELD_BYTES: usize = 1024 * 1024;
 
 /// Markers that are removed between two transactions: some milliseconds of work.
 const MARKERS: usize = 500;
-/// The size at which the log is emptied. SQLite starts it over by itself when no reader is in the way, which under load
+/// The size at which the log is emptied. SQLite starts it over when no reader is in the way, which under load
 /// there always is.
 const LOG_BYTES: u64 = 64 * 1024 * 1024;
 /// How often that is tried, and how long batches wait for readers then.
@@ -362,7 +362,7 @@ fn is_of_one_batch(error: &rusqlite::Error) -> bool {
 
 /// Stores and counts the batches that are new. The inner errors are about one batch alone.
 ///
-/// A batch whose id cannot come again leaves no marker: it would be 294 bytes that nothing ever reads.
+/// A batch whose id cannot be repeated leaves no marker: it would be 294 bytes that nothing ever reads.
 fn insert<'a>(
     db: &Connection,
     batches: impl Iterator<Item = (&'a CheckedBatch, Keep)>,
@@ -602,6 +602,6 @@ mod tests {
         let leaders = "SELECT key, count FROM leaders ORDER BY count DESC, key";
         assert_eq!(all(leaders), keys[..LEADERS]);
         database::fill_leaders(&writer.db).unwrap();
-        assert_eq!(all(leaders), keys[..LEADERS], "filled anew");
+        assert_eq!(all(leaders), keys[..LEADERS], "filled again");
     }
 }
