@@ -11,7 +11,7 @@ import { minify } from "terser";
 const TARGET = "es2020";
 /** Names that only the parts of one script use among each other, so they can be shortened. */
 const INTERNAL =
-  /^(address|addEarly|at|core|current|endEarly|granted|held|isOpen|leave|lost|madeAt|makeRoom|names|record|refuse|release|reset|retryAfter|roomAt|save|setOptedOut|stop|stored|suspend|tag|text|wasm)$/;
+  /^(address|addEarly|at|core|current|endEarly|granted|held|isOpen|leave|lost|madeAt|makeRoom|names|record|refuse|release|retryAfter|roomAt|save|setOptedOut|stop|stored|suspend|tag|text|wasm)$/;
 
 process.chdir(import.meta.dirname);
 const run = (program, args, env = {}) =>
@@ -85,9 +85,7 @@ function buildCore() {
 
 /** Removes what wasm-bindgen exports for its own glue, and with it what nothing else uses. */
 function removeExports(features) {
-  const declared = [...readFileSync("build/tracker_bg.wasm.d.ts", "utf8").matchAll(/export const (\w+)/g)];
-  // Only numbers pass, so nobody reads the memory.
-  const names = declared.filter(([, name]) => name !== "memory");
+  const names = [...readFileSync("build/tracker_bg.wasm.d.ts", "utf8").matchAll(/export const (\w+)/g)];
   const exported = names.map(([, name]) => ({ name, export: name }));
   const graph = [{ name: "page", root: true, reaches: names.map(([, name]) => name) }, ...exported];
   writeFileSync("build/exports.json", JSON.stringify(graph));

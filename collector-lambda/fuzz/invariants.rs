@@ -394,6 +394,7 @@ fn read(data: &[u8], encoding: Option<&'static str>) -> Result<Vec<u8>, Problem>
             tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     }
     let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Some(encoding) = encoding {
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static(encoding));
     }

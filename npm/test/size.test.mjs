@@ -8,7 +8,7 @@ import { brotliCompressSync, gzipSync } from "node:zlib";
 /** The limit of each form. Files are compressed one by one, as they are sent. */
 const BUDGETS = [
   { form: "script tag", files: ["tallymark.js", "tallymark.wasm"], budget: 11_800 },
-  { form: "module", files: ["index.js"], budget: 11_800 },
+  { form: "module", files: ["index.js"], budget: 11_900 },
   { form: "fallback where wasm is forbidden", files: ["fallback.js"], budget: 10_700 },
 ];
 
