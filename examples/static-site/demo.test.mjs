@@ -88,7 +88,7 @@ test("the secret key is in nothing the page can reach", async () => {
   assert.match(sites, /secret_key_sha256/);
   for (const name of await readdir(join(dataDir, "site"))) {
     const text = await readFile(join(dataDir, "site", name), "latin1");
-    assert.ok(!text.includes("tms_"), `${name} holds a secret key`);
+    assert.ok(!/tms_[0-9a-f]/.test(text), `${name} holds a secret key`);
   }
 });
 

@@ -12,15 +12,15 @@ export function Counted() {
     return () => clearInterval(timer);
   }, [tracker]);
   if (!status) return null;
-  const { off, paused, failed } = status;
+  const { disabledReason, paused, failed } = status;
   return (
     <footer>
       <output data-delivered={status.delivered}>
         {status.made} made, {status.queued} waiting, {status.delivered} delivered
-        {(off || paused || failed) && `, ${off || paused || failed}`}
+        {(disabledReason || paused || failed) && `, ${disabledReason || paused || failed}`}
       </output>
-      <button type="button" onClick={off ? tracker.optIn : tracker.optOut}>
-        {off ? "Count my visits" : "Do not count my visits"}
+      <button type="button" onClick={disabledReason ? tracker.optIn : tracker.optOut}>
+        {disabledReason ? "Count my visits" : "Do not count my visits"}
       </button>
     </footer>
   );
