@@ -17,6 +17,9 @@ def before_call(context, case, kwargs):
         for name, text in case.body.items():
             if isinstance(text, str) and not text.isascii():
                 case.body[name] = text.encode(errors="ignore")[: len(text)].decode(errors="ignore") or "x"
+    # The time of an event: not longer ago than the write key may say, and not in what looks like seconds.
+    if isinstance(case.body, dict) and case.body.get("occurred_at") is not None:
+        case.body["occurred_at"] = int(time.time() * 1000)
     # What has the id of an earlier request is that request, sent again.
     if isinstance(case.body, dict) and "batch_id" in case.body:
         case.body["batch_id"] = str(uuid.uuid4())
